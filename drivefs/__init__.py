@@ -1,0 +1,7 @@
+"""drivefs: Google Colab's Drive mount for any Linux GPU box."""
+
+from __future__ import annotations
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"

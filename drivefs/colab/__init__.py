@@ -1,0 +1,1 @@
+"""Functions with the signatures and messages of ``google.colab``, for notebooks. Imports ``drivefs.client`` only."""

@@ -1,0 +1,1 @@
+"""The network: HTTP transport, retries, credentials, typed Drive v3 calls. Imports ``base`` only."""

@@ -1,0 +1,1 @@
+"""POSIX meaning on inodes and handles: no kernel, no HTTP. Imports ``jobs``, ``store`` and ``base``."""
