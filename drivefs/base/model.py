@@ -159,7 +159,11 @@ class UploadSession:
 
 @dataclass(frozen=True, slots=True)
 class Invalidation:
-    """Kernel knowledge that became stale: an entry (parent, name), or, where name is None, an inode's attributes and pages."""
+    """Kernel knowledge that became stale: the entry (inode of the folder, name), or, where name is None, the inode itself.
+
+    pages tells whether cached file content is stale too, or only the attributes.
+    """
 
     inode: int
     name: str | None = None
+    pages: bool = False

@@ -1,0 +1,218 @@
+"""What the server states is merged into the tree, and what the kernel must forget because of it is returned.
+
+Three sources state the same kind of thing, a RemoteItem: listings, the changes feed, answers to our own calls. They may arrive
+in any order and late; the item's version decides, so an old statement never undoes a newer one. Only the changes feed and a
+get by id can say that an item is gone; that a listing lacks it, or that the server cannot be reached, says nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from drivefs.base.model import Invalidation, Kind, RemoteItem
+from drivefs.store.names import legal_name
+from drivefs.store.tree import Node, Tree
+from drivefs.store.views import View, merge
+
+__all__ = ["LINK_PROPERTY", "MODE_PROPERTY", "Merger", "properties_of"]
+
+# Private properties of an item (appProperties); Drive allows 124 bytes for key and value together.
+MODE_PROPERTY: Final = "drivefsMode"
+LINK_PROPERTY: Final = "drivefsLink"
+_PROPERTY_ROOM: Final = 124
+
+
+def properties_of(mode: int | None, target: str | None) -> dict[str, str | None]:
+    """The appProperties that carry permission bits and link target; None removes. A long target is in the content only."""
+    fits = target is not None and len(target.encode()) + len(LINK_PROPERTY) <= _PROPERTY_ROOM
+    properties: dict[str, str | None] = {MODE_PROPERTY: None if mode is None else f"{mode:o}"}
+    if fits:
+        properties[LINK_PROPERTY] = target
+    return properties
+
+
+def _mode_of(item: RemoteItem) -> int | None:
+    text = item.app_properties.get(MODE_PROPERTY, "")
+    return int(text, 8) & 0o777 if text and all(c in "01234567" for c in text) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a node is shown: to tell what the kernel must forget."""
+
+    parent: int | None
+    name: str
+    live: bool
+
+
+def _place(node: Node) -> _Place:
+    return _Place(node.local_parent, node.shown_name, not node.local_trashed and node.local_parent is not None)
+
+
+class Merger:
+    """Writes the server's statements into the tree. Every method is one transaction, or part of the caller's."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        # Folders being listed for the first time: a change below them must be kept although they are not listed yet.
+        self.listing: set[int] = set()
+
+    def apply(self, item: RemoteItem) -> list[Invalidation]:
+        """Merge one statement of the server; returns what the kernel must forget."""
+        tree = self._tree
+        node = tree.by_remote_id(item.id)
+        if node is not None and (node.is_virtual or (node.remote_exists and item.version < node.remote_version)):
+            return []
+        parent = self._parent_inode(item)
+        with tree.db.transaction():
+            if node is None:
+                return self._insert(item, parent)
+            return self._merge(node, item, parent)
+
+    def apply_gone(self, remote_id: str) -> list[Invalidation]:
+        """The item was deleted for good or access to it was lost; unsent changes of the user's make it be created anew."""
+        tree = self._tree
+        node = tree.by_remote_id(remote_id)
+        if node is None or node.is_virtual or not node.remote_exists:
+            return []
+        with tree.db.transaction():
+            if self._holds_unsent(node):
+                self._become_new(node)
+                return []
+            now = time.time_ns() // 10**6
+            tree.update(node.inode, local_trashed=1, remote_trashed=1, synced_trashed=1, deleted_ms=now)
+            after = tree.get(node.inode)
+            self._touch_folders(_place(node), _place(after))
+            return self._invalidations(node, after, pages=False)
+
+    def finish_listing(self, folder: int, seen: Iterable[str]) -> list[str]:
+        """All pages of ``folder`` were applied. Returns ids that were known to be there and were not listed."""
+        self._tree.update(folder, listed=1)
+        listed = set(seen)
+        known = self._tree.remote_children(folder)
+        return [node.remote_id for node in known if node.remote_id is not None and node.remote_id not in listed]
+
+    # -- private ---------------------------------------------------------------------------------------------------
+
+    def _parent_inode(self, item: RemoteItem) -> int | None:
+        if not item.parents:
+            return None
+        parent = self._tree.by_remote_id(item.parents[0])
+        return None if parent is None else parent.inode
+
+    def _remote_columns(self, item: RemoteItem, parent: int | None) -> dict[str, Any]:
+        return {
+            "remote_exists": 1,
+            "remote_parent": parent,
+            "remote_name": item.name,
+            "remote_mtime_ms": item.modified_ms,
+            "remote_mode": _mode_of(item),
+            "remote_trashed": int(item.trashed),
+            "remote_size": item.size,
+            "remote_md5": item.md5,
+            "remote_revision": item.revision,
+            "remote_version": item.version,
+            "can_edit": int(item.can_edit),
+            "shortcut_target": item.shortcut_target,
+        }
+
+    def _insert(self, item: RemoteItem, parent: int | None) -> list[Invalidation]:
+        """An item we never saw: shown where its folder is known and its other children are, or are being, learnt."""
+        tree = self._tree
+        if parent is None or item.trashed:
+            return []
+        folder = tree.get(parent)
+        if folder.local_trashed or not (folder.listed or parent in self.listing):
+            return []
+        shown = tree.free_name(parent, legal_name(item.name, item.kind, item.mime_type))
+        view = View(parent, item.name, item.modified_ms, _mode_of(item))
+        target = item.app_properties.get(LINK_PROPERTY) if item.kind is Kind.SYMLINK else None
+        values = {
+            "kind": item.kind.value,
+            "remote_id": item.id,
+            "mime_type": item.mime_type,
+            "created_ms": item.created_ms,
+            "shown_name": shown,
+            "mtime_ns": item.modified_ms * 10**6,
+            "size": item.size or 0,
+            "target": target,
+            **_columns("local", view),
+            **_columns("synced", view),
+            **self._remote_columns(item, parent),
+        }
+        tree.db.insert("node", values)
+        tree.touch_folder(parent)
+        return [Invalidation(parent, shown), Invalidation(parent)]
+
+    def _merge(self, node: Node, item: RemoteItem, parent: int | None) -> list[Invalidation]:
+        tree = self._tree
+        content_changed = item.revision != node.remote_revision
+        theirs = View(parent, item.name, item.modified_ms, _mode_of(item), item.trashed)
+        local, synced = merge(node.local, node.synced, theirs)
+        if local.trashed and not node.local_trashed and self._holds_unsent(node):
+            local = View(local.parent, local.name, local.mtime_ms, local.mode, trashed=False)
+        columns = self._remote_columns(item, parent) | _columns("local", local) | _columns("synced", synced)
+        if local.mtime_ms != node.local_mtime_ms:
+            columns["mtime_ns"] = local.mtime_ms * 10**6
+        if local.trashed and not node.local_trashed:
+            columns["deleted_ms"] = time.time_ns() // 10**6
+        if content_changed and not node.content_dirty:
+            # The cached content, if any, stays with those who have it open; the next open sees the new one.
+            columns |= {"content": None, "size": item.size or 0}
+            if node.kind is Kind.SYMLINK:
+                columns["target"] = item.app_properties.get(LINK_PROPERTY)
+        columns["shown_name"] = self._shown_name(node, local, item)
+        tree.update(node.inode, **columns)
+        after = tree.get(node.inode)
+        self._touch_folders(_place(node), _place(after))
+        return self._invalidations(node, after, pages=content_changed and not node.content_dirty)
+
+    def _shown_name(self, node: Node, local: View, item: RemoteItem) -> str:
+        """The name stays while its cause does; a changed or returning one must be free among the siblings."""
+        moved = local.parent != node.local_parent or (node.local_trashed and not local.trashed)
+        if local.name == node.local_name and not moved:
+            return node.shown_name
+        wanted = node.shown_name if local.name == node.local_name else legal_name(local.name, item.kind, item.mime_type)
+        if local.parent is None or local.trashed:
+            return wanted
+        return self._tree.free_name(local.parent, wanted, node.inode)
+
+    def _holds_unsent(self, node: Node) -> bool:
+        """Whether following a remote deletion would hide something of the user's that Drive does not have."""
+        return bool(node.content_dirty) or (node.is_folder and self._tree.pending_below(node.inode))
+
+    def _become_new(self, node: Node) -> None:
+        """Forget the Drive identity: the uploader will create the item again under a fresh id, and so its folder before it."""
+        void = {"session_uri": None, "session_generation": None, "remote_version": 0, "remote_parent": None}
+        gone = {"remote_id": None, "remote_exists": 0, "synced_name": None, "synced_mtime_ms": None, "remote_revision": None}
+        self._tree.update(node.inode, **void, **gone)
+
+    def _touch_folders(self, before: _Place, after: _Place) -> None:
+        if before != after:
+            for place in (before, after):
+                if place.live and place.parent is not None:
+                    self._tree.touch_folder(place.parent)
+
+    def _invalidations(self, old: Node, new: Node, *, pages: bool) -> list[Invalidation]:
+        stale: list[Invalidation] = []
+        if pages or (old.mtime_ns, old.size, old.mode) != (new.mtime_ns, new.size, new.mode):
+            stale.append(Invalidation(new.inode, pages=pages))
+        before, after = _place(old), _place(new)
+        if before != after:
+            for place in (before, after):
+                if place.parent is not None:
+                    stale += [Invalidation(place.parent, place.name), Invalidation(place.parent)]
+        return stale
+
+
+def _columns(prefix: str, view: View) -> dict[str, Any]:
+    return {
+        f"{prefix}_parent": view.parent,
+        f"{prefix}_name": view.name,
+        f"{prefix}_mtime_ms": view.mtime_ms,
+        f"{prefix}_mode": view.mode,
+        f"{prefix}_trashed": int(view.trashed),
+    }
