@@ -1,0 +1,412 @@
+"""Content files: which bytes of an item lie here, which of them exist nowhere else, and how much room they take.
+
+One sparse file for each revision that somebody reads, or that the user is changing, named by a number and never by a remote
+name: ``clean/XX/ID`` may be deleted at any time, ``dirty/XX/ID`` never.
+
+Invariants:
+- A content row says dirty before the first changed byte is written, so no kill leaves changed bytes in a file called clean.
+- Bytes below ``base_size`` that no extent covers are holes and are filled from the row's revision only, never from a newer one;
+  all bytes at and beyond ``base_size`` are local.
+- ``fill`` writes into holes only: what the user wrote is never overwritten by what was downloaded.
+- A file whose row says dirty is deleted only after the user deleted the item.
+
+Everything here is synchronous and runs on the trio thread, but for ``sync`` and ``write_bytes``, which may run in a thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from drivefs.base.errors import CacheUnusable, LocalDiskFull
+from drivefs.base.model import RemoteItem
+from drivefs.base.ranges import RangeSet
+from drivefs.store.content import Content
+from drivefs.store.db import Database
+from drivefs.store.tree import Node, Tree
+
+__all__ = ["Cache"]
+
+_USED_RESOLUTION_MS: Final = 60_000
+_DEFAULT_LIMIT: Final = 50 * 10**9
+
+
+class Cache:
+    """All content files of one cache directory. ``limit``: bytes of clean data to keep; None: a fifth of the free space."""
+
+    def __init__(self, db: Database, tree: Tree, limit: int | None = None) -> None:
+        self._db = db
+        self._tree = tree
+        self._directory = os.fspath(db.cache_dir)
+        self._open: dict[int, Content] = {}
+        for name in ("clean", "dirty"):
+            os.makedirs(os.path.join(self._directory, name), mode=0o700, exist_ok=True)
+        self.limit = min(_DEFAULT_LIMIT, shutil.disk_usage(self._directory).free // 5) if limit is None else limit
+        self.clean_bytes = self._sum_clean()
+
+    def _sum_clean(self) -> int:
+        sql = "SELECT coalesce(sum(end - start), 0) FROM extent JOIN content ON content.id = extent.content WHERE NOT dirty"
+        return int(self._db.execute(sql).fetchone()[0])
+
+    # -- opening and closing ---------------------------------------------------------------------------------------
+
+    def find_open(self, node: Node) -> Content | None:
+        """The open content that ``node`` shows, if anybody has it open."""
+        return self._open.get(node.content) if node.content is not None else None
+
+    def open(self, inode: int) -> Content:
+        """The content that ``inode`` shows now, counted once more; an empty sparse file where nothing is cached yet."""
+        node = self._tree.get(inode)
+        content_id = self._begin_clean(node) if node.content is None else node.content
+        content = self._open.get(content_id) or self._load(content_id)
+        content.references += 1
+        return content
+
+    def create(self, inode: int) -> Content:
+        """New, empty content of the user's own."""
+        with self._db.transaction():
+            row = {"inode": inode, "base_size": 0, "dirty": 1, "used_ms": _now_ms()}
+            content_id = self._db.insert("content", row)
+            generation = self._tree.get(inode).generation + 1
+            self._tree.update(inode, content=content_id, content_dirty=1, generation=generation)
+            fd = self._new_file(content_id, dirty=True)
+        content = Content(content_id, inode, fd, revision=None, md5=None, base_size=0, dirty=True)
+        content.frozen_generation = False
+        content.references = 1
+        self._open[content_id] = content
+        return content
+
+    def close(self, content: Content) -> None:
+        """Give back what ``open`` or ``create`` gave."""
+        content.references -= 1
+        if content.references:
+            return
+        self.save_times(content)
+        self.save_filled(content)
+        del self._open[content.id]
+        os.close(content.fd)
+        node = self._tree.find(content.inode)
+        if node is None or node.content != content.id or node.local_trashed:
+            self._discard(content.id, node)
+        elif self.clean_bytes > self.limit:
+            self.evict(self.limit * 9 // 10)
+
+    def drop_deleted(self, node: Node) -> None:
+        """The user deleted the item: its content goes too, as soon as nobody has it open."""
+        if node.content is not None and node.content not in self._open:
+            self._discard(node.content, node)
+
+    def _begin_clean(self, node: Node) -> int:
+        row = {"inode": node.inode, "revision": node.remote_revision, "md5": node.remote_md5, "used_ms": _now_ms()}
+        with self._db.transaction():
+            content_id = self._db.insert("content", row | {"base_size": node.remote_size or 0, "dirty": 0})
+            self._tree.update(node.inode, content=content_id)
+        return content_id
+
+    def _load(self, content_id: int) -> Content:
+        row = self._db.execute("SELECT * FROM content WHERE id = ?", (content_id,)).fetchone()
+        fd, damaged = self._open_file(content_id, dirty=bool(row["dirty"]), size=row["base_size"])
+        if damaged:
+            self._db.execute("DELETE FROM extent WHERE content = ?", (content_id,))
+        values = {"revision": row["revision"], "md5": row["md5"], "base_size": row["base_size"], "dirty": bool(row["dirty"])}
+        content = Content(content_id, row["inode"], fd, **values)
+        for start, end in self._db.execute("SELECT start, end FROM extent WHERE content = ?", (content_id,)):
+            content.present.add(start, end)
+        if _now_ms() - row["used_ms"] > _USED_RESOLUTION_MS:
+            self._db.execute("UPDATE content SET used_ms = ? WHERE id = ?", (_now_ms(), content_id))
+        self._open[content_id] = content
+        return content
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def _path(self, content_id: int, *, dirty: bool) -> str:
+        return os.path.join(self._directory, "dirty" if dirty else "clean", f"{content_id % 256:02x}", str(content_id))
+
+    def _new_file(self, content_id: int, *, dirty: bool) -> int:
+        path = self._path(content_id, dirty=dirty)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with _translated(self._directory):
+            try:
+                return os.open(path, flags, 0o600)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+                return os.open(path, flags, 0o600)
+
+    def _open_file(self, content_id: int, *, dirty: bool, size: int) -> tuple[int, bool]:
+        """(descriptor, whether clean bytes were lost). A kill between row and rename leaves the file in the other folder."""
+        path, other = self._path(content_id, dirty=dirty), self._path(content_id, dirty=not dirty)
+        if not os.path.exists(path) and os.path.exists(other):
+            self._move(content_id, dirty=dirty)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            if dirty:
+                raise CacheUnusable(
+                    f"The unsent content {path} is missing from the cache directory; somebody removed it. "
+                    "Restore it from a backup, or delete the file in the mount to get rid of this message."
+                ) from None
+            fd = self._new_file(content_id, dirty=False)
+        damaged = not dirty and os.fstat(fd).st_size != size
+        if damaged:
+            with _translated(self._directory):
+                os.ftruncate(fd, 0)
+                os.ftruncate(fd, size)
+        return fd, damaged
+
+    def _move(self, content_id: int, *, dirty: bool) -> None:
+        """Bring the file into the folder that its row names; the database has been told before."""
+        source, target = self._path(content_id, dirty=not dirty), self._path(content_id, dirty=dirty)
+        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+        os.rename(source, target)
+
+    # -- changing --------------------------------------------------------------------------------------------------
+
+    def begin_change(self, content: Content) -> None:
+        """To be called before every change of bytes: marks content and node dirty, and voids an upload that has begun."""
+        if content.dirty and not content.frozen_generation:
+            return
+        node = self._tree.get(content.inode)
+        was_clean = not content.dirty
+        with self._db.transaction():
+            self._save_filled(content)
+            if was_clean:
+                self._db.execute("UPDATE content SET dirty = 1 WHERE id = ?", (content.id,))
+            self._tree.update(
+                content.inode,
+                content=content.id,
+                content_dirty=1,
+                generation=node.generation + 1,
+                session_uri=None,
+                session_generation=None,
+                sequence=self._tree.next_sequence(),
+            )
+        if was_clean:
+            self.clean_bytes -= content.present.size
+            content.dirty = True
+            self._move(content.id, dirty=True)
+        content.frozen_generation = False
+
+    def wrote(self, content: Content, start: int, end: int) -> None:
+        """The user's bytes [start, end) lie in the file; only now may the write be acknowledged."""
+        content.size = max(content.size, end)
+        content.mtime_ns = time.time_ns()
+        self._record(content, start, min(end, content.base_size))
+
+    def save_times(self, content: Content) -> None:
+        """Write length and time of the last change into the node's row, where listings and the uploader look."""
+        if content.mtime_ns is None:
+            return
+        mtime = content.mtime_ns
+        content.mtime_ns = None
+        node = self._tree.find(content.inode)
+        if node is not None and node.content == content.id:
+            self._tree.update(content.inode, size=content.size, mtime_ns=mtime, local_mtime_ms=mtime // 10**6)
+
+    def truncate(self, content: Content, size: int) -> None:
+        """Cut or extend; an extension reads as zeros and is local at once."""
+        self.begin_change(content)
+        if size < content.base_size:
+            with self._db.transaction():
+                self._db.execute("UPDATE content SET base_size = ? WHERE id = ?", (size, content.id))
+                self._db.execute("DELETE FROM extent WHERE content = ? AND start >= ?", (content.id, size))
+                self._db.execute("UPDATE extent SET end = ? WHERE content = ? AND end > ?", (size, content.id, size))
+            content.base_size = size
+            content.present.truncate(size)
+        with _translated(self._directory):
+            os.ftruncate(content.fd, size)
+        content.size = size
+        content.mtime_ns = time.time_ns()
+
+    def fill(self, content: Content, offset: int, data: bytes | memoryview) -> None:
+        """Downloaded bytes of the content's revision: written into holes only."""
+        view = memoryview(data)
+        for gap in content.missing(offset, offset + len(view)):
+            self.write_bytes(content, view[gap.start - offset : gap.end - offset], gap.start)
+            content.present.add(gap.start, gap.end)
+            content.unsaved.add(gap.start, gap.end)
+            if not content.dirty:
+                self.clean_bytes += gap.size
+
+    def save_filled(self, content: Content) -> None:
+        """Let the database know what was filled, so that a restart need not download it again."""
+        if content.unsaved:
+            with self._db.transaction():
+                self._save_filled(content)
+
+    def write_bytes(self, content: Content, data: bytes | memoryview, offset: int) -> None:
+        """pwrite the whole of ``data``. Touches no row, so it may run in a thread; LocalDiskFull where there is no room."""
+        view = memoryview(data)
+        while view:
+            try:
+                written = os.pwrite(content.fd, view, offset)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise LocalDiskFull(
+                    f"The file system that holds the cache {self._directory} is full. Free some space there."
+                ) from error
+            view, offset = view[written:], offset + written
+
+    def _record(self, content: Content, start: int, end: int) -> None:
+        """Make [start, end) known as present, in memory and in the database."""
+        merged = content.present.add(start, end)
+        if merged is None:
+            return
+        (new_start, new_end), replaced = merged
+        with self._db.transaction():
+            for old in replaced:
+                self._db.execute("DELETE FROM extent WHERE content = ? AND start = ?", (content.id, old.start))
+            self._db.execute("INSERT OR REPLACE INTO extent VALUES (?, ?, ?)", (content.id, new_start, new_end))
+
+    def _save_filled(self, content: Content) -> None:
+        """Write the extents that changed. A row is keyed by its start, so merged neighbours are deleted."""
+        for start, end in content.unsaved:
+            known = self._db.execute(
+                "SELECT start, end FROM extent WHERE content = ? AND start <= ? AND end >= ?", (content.id, end, start)
+            ).fetchall()
+            self._db.execute("DELETE FROM extent WHERE content = ? AND start <= ? AND end >= ?", (content.id, end, start))
+            low, high = min([start, *(r[0] for r in known)]), max([end, *(r[1] for r in known)])
+            self._db.execute("INSERT INTO extent VALUES (?, ?, ?)", (content.id, low, high))
+        content.unsaved = RangeSet()
+
+    # -- uploading -------------------------------------------------------------------------------------------------
+
+    def freeze(self, content: Content) -> None:
+        """An upload begins: the next change will get a generation of its own."""
+        content.frozen_generation = True
+
+    def mark_uploaded(self, content: Content, item: RemoteItem, md5: str, *, current: bool) -> None:
+        """Drive has taken these bytes as ``item``. current: nothing was changed since, so the content is clean now."""
+        if not current:
+            # The user went on writing: what is newer builds on the revision that we ourselves have just made.
+            self._db.execute("UPDATE content SET revision = ? WHERE id = ?", (item.revision, content.id))
+            content.revision = item.revision
+            return
+        with self._db.transaction():
+            self._db.execute("DELETE FROM extent WHERE content = ?", (content.id,))
+            if content.size:
+                self._db.execute("INSERT INTO extent VALUES (?, 0, ?)", (content.id, content.size))
+            sql = "UPDATE content SET dirty = 0, revision = ?, md5 = ?, base_size = ? WHERE id = ?"
+            self._db.execute(sql, (item.revision, md5, content.size, content.id))
+            self._tree.update(content.inode, content_dirty=0, session_uri=None, session_generation=None, size=content.size)
+        content.revision, content.md5, content.base_size, content.dirty = item.revision, md5, content.size, False
+        content.present = RangeSet([(0, content.size)])
+        content.unsaved = RangeSet()
+        self.clean_bytes += content.size
+        self._move(content.id, dirty=False)
+
+    # -- checking --------------------------------------------------------------------------------------------------
+
+    def forget_filled(self, content: Content) -> None:
+        """What was downloaded is wrong: make all of it holes again."""
+        if content.dirty:
+            raise AssertionError("downloaded and changed bytes are mixed; nothing may be forgotten")
+        self.clean_bytes -= content.present.size
+        content.present, content.unsaved = RangeSet(), RangeSet()
+        self._db.execute("DELETE FROM extent WHERE content = ?", (content.id,))
+
+    def sync(self, content: Content) -> None:
+        """Make content and rows survive a power cut. Blocks: run it in a thread."""
+        with _translated(self._directory):
+            os.fdatasync(content.fd)
+            path = self._path(content.id, dirty=content.dirty)
+            for directory in (os.path.dirname(path), os.path.dirname(os.path.dirname(path))):
+                _sync_directory(directory)
+        self._db.commit_durably()
+
+    # -- room ------------------------------------------------------------------------------------------------------
+
+    def evict(self, target: int) -> None:
+        """Delete clean content that nobody has open, longest unused first, until at most ``target`` bytes are left."""
+        sql = "SELECT id, inode FROM content WHERE NOT dirty ORDER BY used_ms"
+        for row in self._db.execute(sql).fetchall():
+            if self.clean_bytes <= target:
+                return
+            if row["id"] not in self._open:
+                self._discard(row["id"], self._tree.find(row["inode"]))
+
+    def _discard(self, content_id: int, node: Node | None) -> None:
+        """Remove row and file. Of a dirty one only where the user deleted the item."""
+        row = self._db.execute("SELECT dirty FROM content WHERE id = ?", (content_id,)).fetchone()
+        if row is None:
+            return
+        if row["dirty"] and not (node is not None and node.local_trashed):
+            raise AssertionError(f"content {content_id} is dirty and its item lives: it must not be discarded")
+        held = self._db.execute("SELECT coalesce(sum(end - start), 0) FROM extent WHERE content = ?", (content_id,)).fetchone()[0]
+        with self._db.transaction():
+            self._db.execute("DELETE FROM extent WHERE content = ?", (content_id,))
+            self._db.execute("DELETE FROM content WHERE id = ?", (content_id,))
+            if node is not None and node.content == content_id:
+                self._tree.update(node.inode, content=None, content_dirty=0)
+        self.clean_bytes -= 0 if row["dirty"] else held
+        for dirty in (False, True):
+            try:
+                os.unlink(self._path(content_id, dirty=dirty))
+            except FileNotFoundError:
+                continue
+
+    # -- recovery --------------------------------------------------------------------------------------------------
+
+    def recover(self) -> list[tuple[Node, str]]:
+        """After a start, before anything is open: what a kill left half-done. Returns unsent files whose content is missing."""
+        self._discard_superseded()
+        lost: list[tuple[Node, str]] = []
+        for node in list(self._tree.pending()):
+            if node.content_dirty and node.content is not None and not self._recover_size(node):
+                lost.append((node, "its content file is missing from the cache directory"))
+        return lost
+
+    def _discard_superseded(self) -> None:
+        sql = """SELECT c.id, c.inode FROM content c LEFT JOIN node n USING (inode)
+                 WHERE n.inode IS NULL AND NOT c.dirty OR n.local_trashed OR n.content IS NOT c.id AND NOT c.dirty"""
+        for row in self._db.execute(sql).fetchall():
+            self._discard(row["id"], self._tree.find(row["inode"]))
+
+    def _recover_size(self, node: Node) -> bool:
+        """The length of an unsent file is the length of its content file: writes after the last close are kept too."""
+        for dirty in (True, False):
+            try:
+                status = os.stat(self._path(node.content or 0, dirty=dirty))
+            except FileNotFoundError:
+                continue
+            if status.st_size != node.size:
+                mtime = status.st_mtime_ns
+                self._tree.update(node.inode, size=status.st_size, mtime_ns=mtime, local_mtime_ms=mtime // 10**6)
+            return True
+        return False
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError where rows contradict each other. For tests."""
+        sql = "SELECT inode FROM node n JOIN content c ON c.id = n.content WHERE n.content_dirty != c.dirty"
+        assert not self._db.execute(sql).fetchall(), "node and content disagree about dirty"
+        for content in self._open.values():
+            content.present.check_invariants()
+            assert content.references > 0, content
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 10**6
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _translated(directory: str) -> Iterator[None]:
+    """Turn a full disk into LocalDiskFull; anything else is a defect or broken hardware and stays what it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LocalDiskFull(f"The file system that holds {directory} is full. Free some space there.") from error
+        raise
