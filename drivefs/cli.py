@@ -1,0 +1,325 @@
+"""The ``drivefs`` command: what a person types, sees, and gets as exit code.
+
+Imports only click at the top; every command imports what it needs, so that ``drivefs --help`` feels instant.
+Answers go to standard output, everything said to a person besides goes to standard error.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from drivefs.base.config import Config
+    from drivefs.client import Client
+
+__all__ = ["cli", "main"]
+
+logger = logging.getLogger(__name__)
+
+
+class _Commands(click.Group):
+    """Turns every error into its sentence and its exit code; only a defect of ours shows a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from drivefs.base.errors import DriveFSError
+        from drivefs.client import ClientError
+
+        try:
+            return super().invoke(ctx)
+        except (DriveFSError, ClientError) as error:
+            _say(str(error))
+            ctx.exit(int(error.exit_code))
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            logger.exception("unexpected error")
+            _say(f"An error of drivefs itself ({type(error).__name__}). Please report it with the lines above.")
+            ctx.exit(1)
+
+
+def _seconds(value: str) -> float:
+    """A duration: finite and not negative. ``float`` alone would take ``nan``, with which no comparison holds."""
+    try:
+        seconds = float(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a number of seconds.") from error
+    if not math.isfinite(seconds) or seconds < 0:
+        raise click.BadParameter(f"{value!r} is not a duration.")
+    return seconds
+
+
+_DRAIN_SECONDS = 300.0
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Google Drive as a directory, on any Linux machine."""
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="drivefs")
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    from drivefs import __version__
+
+    click.echo(f"drivefs {__version__}")
+
+
+@cli.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def emulator(arguments: tuple[str, ...]) -> None:
+    """Serve a Drive of your own, for trying things out. See: drivefs emulator --help"""
+    import runpy
+
+    sys.argv = ["drivefs emulator", *arguments]
+    runpy.run_module("drivefs.emulator", run_name="__main__")
+
+
+@cli.command()
+@click.argument("mountpoint")
+@click.option("--embedded", is_flag=True, help="Mount the local Drive kept under the data directory.")
+@click.option("--credentials", metavar="FILE", help="A service-account key or an authorized-user file.")
+@click.option("--api-root", metavar="URL", help="Another Drive v3 server; its token comes from DRIVEFS_ACCESS_TOKEN.")
+@click.option("--cache-dir", metavar="DIR", help="Where file contents and unsent changes are kept.")
+@click.option("--read-only", is_flag=True, help="Refuse every change.")
+@click.option("--poll-interval", metavar="S", type=_seconds, help="Seconds between looks for changes made elsewhere.")
+@click.option("--upload-delay", metavar="S", type=_seconds, help="Seconds a closed file waits before it is sent.")
+@click.option("--foreground", is_flag=True, help="Stay in this process and log to standard error.")
+@click.option("-v", "--verbose", is_flag=True, help="Log every operation.")
+def mount(mountpoint: str, foreground: bool, verbose: bool, **flags: Any) -> None:
+    """Mount Google Drive at MOUNTPOINT, and return once it answers."""
+    from drivefs import mountpoint as places
+    from drivefs.settings import Flags, build_config, choose_account
+
+    places.require_no_space(mountpoint)
+    account = choose_account(Flags(mountpoint=mountpoint, **flags), os.environ)
+    config = build_config(Flags(mountpoint=mountpoint, **flags), account, os.environ)
+    # From here on it lives in config only: no child process and no traceback of the environment gets it.
+    os.environ.pop("DRIVEFS_ACCESS_TOKEN", None)
+    typed = os.path.expanduser(mountpoint)
+    if _already_mounted(config):
+        quoted = shlex.quote(typed)
+        _print(f"Drive already mounted at {typed}; to attempt to forcibly remount, call drivefs unmount {quoted} first.")
+        return
+    places.require_fuse()
+    made = places.prepare(config.mountpoint)
+    try:
+        if account.by_default:
+            _say("No account is configured, so the embedded Drive on this machine is mounted (--embedded).")
+        run = _run_in_foreground if foreground else _run_in_background
+        run(_with_server(config), lambda: _print(f"Mounted at {typed}"), logging.DEBUG if verbose else logging.INFO)
+    except BaseException:
+        if made:
+            _remove_directory(config)
+        raise
+
+
+def _already_mounted(config: Config) -> bool:
+    """Whether a living daemon serves this place. A dead mount is removed on the way; a foreign one is refused."""
+    from drivefs import mountpoint as places
+    from drivefs.base.errors import ExitCode
+    from drivefs.client import Client, ClientError
+
+    while entry := places.mount_at(config.mountpoint):
+        try:
+            Client(config.mountpoint, runtime=str(config.runtime_dir)).status()
+            return True
+        except ClientError as error:
+            if error.exit_code != ExitCode.NOT_MOUNTED:
+                raise
+        places.detach_if_dead(entry)
+        _say(f"Removed the dead mount that a killed daemon left at {entry.path!r}; what it had not sent will be sent now.")
+    return False
+
+
+def _with_server(config: Config) -> Config:
+    if not config.embedded:
+        return config
+    from dataclasses import replace
+
+    from drivefs.embedded import ensure_embedded
+    from drivefs.settings import data_home
+
+    # The changes feed is asked once per poll interval: a server that ends sooner would end under its mount.
+    url, token = ensure_embedded(data_home(os.environ), max(60.0, 3 * config.poll_interval))
+    return replace(config, api_root=url, access_token=token)
+
+
+def _run_in_background(config: Config, announce: Callable[[], None], level: int) -> None:
+    from drivefs import background
+    from drivefs.base.errors import ExitCode
+
+    def serve(on_ready: Callable[[], None]) -> ExitCode:
+        from drivefs import daemon
+
+        return daemon.run(config, on_ready)
+
+    background.start(serve, config.cache_dir / "daemon.log", level)
+    announce()
+
+
+def _run_in_foreground(config: Config, announce: Callable[[], None], level: int) -> None:
+    from drivefs import background, daemon
+    from drivefs.base import log
+    from drivefs.notify import sd_notify
+
+    def on_ready() -> None:
+        announce()
+        sd_notify("READY=1")
+
+    log.configure(level)
+    background.forbid_memory_dumps()
+    code = daemon.run(config, on_ready)
+    if code:
+        sys.exit(code)
+
+
+def _remove_directory(config: Config) -> None:
+    """We made it for a mount that did not come about."""
+    try:
+        os.rmdir(config.mountpoint)
+    except OSError as error:
+        logger.debug("the mountpoint stays: %s", error)
+
+
+@cli.command()
+@click.argument("mountpoint")
+@click.option(
+    "--timeout", metavar="S", type=_seconds, default=_DRAIN_SECONDS, show_default=True, help="How long sending may take."
+)
+def unmount(mountpoint: str, timeout: float) -> None:
+    """Send everything to Drive, then unmount."""
+    from drivefs.base.errors import ExitCode
+    from drivefs.client import Client, ClientError
+
+    client = Client(mountpoint)
+    try:
+        unsent = client.unmount(timeout=timeout, progress=_progress_line())
+    except ClientError as error:
+        if error.exit_code == ExitCode.NOT_MOUNTED:
+            _explain_not_mounted(client, mountpoint)
+        raise
+    _require_sent(unsent, f"{mountpoint!r} stays mounted, nothing is lost: try again, or give a longer --timeout.")
+
+
+def _explain_not_mounted(client: Client, typed: str) -> None:
+    from pathlib import Path
+
+    from drivefs import mountpoint as places
+    from drivefs.base.errors import NotMounted
+
+    entry = places.mount_at(Path(client.mountpoint))
+    if entry is None or not entry.is_ours:
+        raise NotMounted(f"{typed!r} is not mounted by drivefs. See what is: drivefs status")
+    places.detach_if_dead(entry)
+    raise NotMounted(
+        f"The daemon of {typed!r} had been killed; its dead mount is removed. What it had not sent is kept in its cache: "
+        f"mount again to send it."
+    )
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option(
+    "--timeout", metavar="S", type=_seconds, default=_DRAIN_SECONDS, show_default=True, help="How long sending may take."
+)
+def flush(paths: tuple[str, ...], timeout: float) -> None:
+    """Wait until Drive has the bytes of PATH.
+
+    Without PATH: of everything, in the mount that the current directory lies in, else in all mounts.
+    """
+    import time
+
+    from drivefs.client import connect
+
+    wanted: dict[str, tuple[Client, list[str]]] = {}
+    for client, path in [(connect(path), path) for path in paths]:
+        wanted.setdefault(client.mountpoint, (client, []))[1].append(path)
+    if not paths:
+        wanted = {client.mountpoint: (client, []) for client in _clients_here()}
+    deadline = time.monotonic() + timeout
+    unsent: list[dict[str, Any]] = []
+    for client, inside in wanted.values():
+        left = max(0.0, deadline - time.monotonic())
+        unsent += client.flush(inside, timeout=left, progress=_progress_line())
+    _require_sent(unsent, "Nothing is lost: it stays in the cache and is sent when possible. See: drivefs status")
+
+
+@cli.command()
+@click.argument("mountpoint", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print everything the daemon says, as one JSON object.")
+def status(mountpoint: str | None, as_json: bool) -> None:
+    """Say what is not on Drive yet, and how the mount is doing."""
+    import json
+
+    from drivefs.base.errors import UsageError
+    from drivefs.client import connect
+    from drivefs.report import status_text
+
+    clients = [connect(mountpoint)] if mountpoint is not None else _clients_here()
+    if as_json and len(clients) > 1:
+        names = ", ".join(repr(client.mountpoint) for client in clients)
+        raise UsageError(f"There are several mounts: {names}. Name the one you mean.")
+    states = [client.status() for client in clients]
+    _print(json.dumps(states[0], indent=2) if as_json else "\n\n".join(map(status_text, states)))
+
+
+def _clients_here() -> Sequence[Client]:
+    """The mount that the current directory lies in, else all of this user's."""
+    from drivefs.base.errors import ExitCode, NotMounted
+    from drivefs.client import ClientError, connect, running
+
+    try:
+        return [connect(".")]
+    except ClientError as error:
+        if error.exit_code != ExitCode.NOT_MOUNTED:
+            raise
+    clients = running()
+    if not clients:
+        raise NotMounted("Nothing is mounted by drivefs. Mount first: drivefs mount MOUNTPOINT")
+    return clients
+
+
+def _require_sent(unsent: Sequence[Mapping[str, Any]], advice: str) -> None:
+    if not unsent:
+        return
+    from drivefs.base.errors import NotOnDrive
+    from drivefs.report import unsent_line
+
+    for entry in unsent:
+        click.echo(unsent_line(entry), err=True)
+    raise NotOnDrive(f"Not on Drive yet: {len(unsent)} {'file' if len(unsent) == 1 else 'files'}, listed above. {advice}")
+
+
+def _progress_line() -> Callable[[Mapping[str, Any]], None] | None:
+    """Rewrites one line of a terminal; None where nobody watches."""
+    if not sys.stderr.isatty():
+        return None
+    from drivefs.report import progress_text
+
+    def show(news: Mapping[str, Any]) -> None:
+        click.echo(f"\r\x1b[K{progress_text(news)}", nl=False, err=True)
+
+    return show
+
+
+def _print(text: str) -> None:
+    """To standard output, byte for byte: a path need not be valid text."""
+    click.echo(os.fsencode(text))
+
+
+def _say(text: str) -> None:
+    """A path in the text is already escaped by whoever wrote the sentence."""
+    click.echo(f"drivefs: {text}", err=True)

@@ -1,0 +1,96 @@
+"""What the daemon says, in words for a terminal. Names come from strangers: shown with repr(), so that none acts on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["age_text", "progress_text", "size_text", "status_text", "unsent_line"]
+
+
+def size_text(size: int) -> str:
+    """``1536`` -> ``1.5 KiB``."""
+    if size < 1024:
+        return f"{size} B"
+    value = float(size)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= 1024
+        if value < 1023.95:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1024:.1f} TiB"
+
+
+def age_text(seconds: float) -> str:
+    """``75`` -> ``1 min 15 s``; whole seconds, the two largest units."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def unsent_line(entry: Mapping[str, Any]) -> str:
+    """One file that Drive does not have: its name, how much, since when, why."""
+    reason = str(entry.get("reason") or "waiting")
+    reason = reason if reason.isprintable() else repr(reason)
+    return f"  {entry['path']!r}  {size_text(entry['size'])}, changed {age_text(entry['age_s'])} ago: {reason}"
+
+
+def progress_text(news: Mapping[str, Any]) -> str:
+    return f"{news.get('pending_files', '?')} files, {size_text(int(news.get('pending_bytes') or 0))} to send"
+
+
+def status_text(state: Mapping[str, Any], now: float | None = None) -> str:
+    """The first line answers the question that matters; the rest explains."""
+    lines = [_verdict(state), *_identity(state, time.time() if now is None else now)]
+    lines += _pending(state)
+    if requests := state.get("api_requests"):
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(requests.items()))
+        lines.append(f"requests to Drive: {counts}")
+    if errors := state.get("last_errors"):
+        lines.append("last errors:")
+        lines += [f"  {_error_line(error)}" for error in errors]
+    return "\n".join(lines)
+
+
+def _verdict(state: Mapping[str, Any]) -> str:
+    files, size, oldest = state["pending_files"], state["pending_bytes"], state["oldest_pending_age_s"]
+    if not files:
+        return "safe to power off: yes (everything is on Drive)"
+    noun = "file" if files == 1 else "files"
+    return f"safe to power off: no ({files} {noun}, {size_text(size)}, oldest {age_text(oldest or 0)})"
+
+
+def _identity(state: Mapping[str, Any], now: float) -> list[str]:
+    mode = "read-only" if state.get("read_only") else "read and write"
+    lines = [
+        f"mounted at: {state['mountpoint']!r} ({mode}), process {state['pid']}",
+        f"account: {_plain(state.get('account'))} at {_plain(state.get('api_root'))}",
+        f"cache: {size_text(int(state.get('cache_bytes') or 0))} in {state.get('cache_dir')!r}",
+    ]
+    if since := state.get("since"):
+        lines.append(f"running for: {age_text(max(0.0, now - float(since)))}")
+    return lines
+
+
+def _pending(state: Mapping[str, Any]) -> list[str]:
+    listed = state.get("pending") or []
+    lines = ["not on Drive yet:"] if listed else []
+    lines += [unsent_line(entry) for entry in listed]
+    if listed and state["pending_files"] > len(listed):
+        lines.append(f"  and {state['pending_files'] - len(listed)} more")
+    return lines
+
+
+def _error_line(error: Any) -> str:
+    if not isinstance(error, Mapping):
+        return _plain(error)
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(error.get("when") or 0)))
+    return f"{when}  {error.get('subject')!r}: {_plain(error.get('what'))}"
+
+
+def _plain(value: Any) -> str:
+    text = str(value)
+    return text if text.isprintable() else repr(text)
