@@ -81,6 +81,10 @@ class Cache:
         self._open[content_id] = content
         return content
 
+    def hold(self, content: Content) -> None:
+        """Count an open content once more, for a task that outlives its caller."""
+        content.references += 1
+
     def close(self, content: Content) -> None:
         """Give back what ``open`` or ``create`` gave."""
         content.references -= 1

@@ -80,6 +80,7 @@ CREATE TABLE node (
     generation      INTEGER NOT NULL DEFAULT 0,  -- grows with the first write after each beginning of an upload
     session_uri     TEXT,                  -- resumable upload in progress (a secret)
     session_generation INTEGER,            -- the generation it carries; another one means it is void
+    sent_md5        TEXT,                  -- of what the last upload carried: tells our own revision from a stranger's
     sequence        INTEGER NOT NULL DEFAULT 0,  -- order of local changes: deletions wait for what was changed before them
 
     pending INTEGER GENERATED ALWAYS AS (

@@ -7,6 +7,7 @@ get by id can say that an item is gone; that a listing lacks it, or that the ser
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ def properties_of(mode: int | None, target: str | None) -> dict[str, str | None]
 def _mode_of(item: RemoteItem) -> int | None:
     text = item.app_properties.get(MODE_PROPERTY, "")
     return int(text, 8) & 0o777 if text and all(c in "01234567" for c in text) else None
+
+
+def _target_of(item: RemoteItem, known: str | None) -> str | None:
+    """The link's target, as far as the metadata tells it: a long one is in the content only, and may be known already."""
+    if known is not None and hashlib.md5(known.encode(), usedforsecurity=False).hexdigest() == item.md5:
+        return known
+    return item.app_properties.get(LINK_PROPERTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +137,7 @@ class Merger:
             return []
         shown = tree.free_name(parent, legal_name(item.name, item.kind, item.mime_type))
         view = View(parent, item.name, item.modified_ms, _mode_of(item))
-        target = item.app_properties.get(LINK_PROPERTY) if item.kind is Kind.SYMLINK else None
+        target = _target_of(item, None) if item.kind is Kind.SYMLINK else None
         values = {
             "kind": item.kind.value,
             "remote_id": item.id,
@@ -163,7 +171,7 @@ class Merger:
             # The cached content, if any, stays with those who have it open; the next open sees the new one.
             columns |= {"content": None, "size": item.size or 0}
             if node.kind is Kind.SYMLINK:
-                columns["target"] = item.app_properties.get(LINK_PROPERTY)
+                columns["target"] = _target_of(item, node.target)
         columns["shown_name"] = self._shown_name(node, local, item)
         tree.update(node.inode, **columns)
         after = tree.get(node.inode)

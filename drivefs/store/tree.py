@@ -76,6 +76,7 @@ class Node:
     generation: int
     session_uri: str | None
     session_generation: int | None
+    sent_md5: str | None
     sequence: int
     pending: int
 
@@ -333,7 +334,7 @@ class Tree:
         identity = [c for c in _COLUMNS if c.startswith(("remote_", "synced_"))] + ["created_ms", "shortcut_target"]
         ours = {column: getattr(newcomer, column) for column in identity}
         theirs = {column: getattr(victim, column) for column in identity}
-        void = {"session_uri": None, "session_generation": None}
+        void = {"session_uri": None, "session_generation": None, "sent_md5": None}
         with self.db.transaction():
             self.update(victim.inode, remote_id=None)
             self.update(newcomer.inode, **theirs, **void)

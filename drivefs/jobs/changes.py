@@ -1,0 +1,90 @@
+"""Remote changes: the feed is polled, each page is merged in one transaction with the token that follows it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+
+from drivefs.base.errors import RemoteError
+from drivefs.base.model import ChangePage, Invalidation
+from drivefs.base.stats import Stats
+from drivefs.remote.drive import Drive
+from drivefs.store.merging import Merger
+from drivefs.store.tree import Tree
+
+__all__ = ["Changes"]
+
+log = logging.getLogger(__name__)
+
+_TOKEN: Final = "change_token"
+_LONGEST_PAUSE: Final = 300.0
+
+
+class Changes:
+    """Polls every ``interval`` seconds; less often, up to five minutes, while Drive cannot be reached."""
+
+    def __init__(
+        self,
+        drive: Drive,
+        tree: Tree,
+        merger: Merger,
+        notify: Callable[[Sequence[Invalidation]], None],
+        stats: Stats,
+        interval: float,
+    ) -> None:
+        self._drive = drive
+        self._tree = tree
+        self._merger = merger
+        self._notify = notify
+        self._stats = stats
+        self._interval = interval
+        self._failures = 0
+
+    async def begin(self) -> None:
+        """Before anything is listed for the first time: remember from where the feed is to be read."""
+        if self._tree.db.get_meta(_TOKEN) is None:
+            self._tree.db.set_meta(_TOKEN, await self._drive.start_page_token())
+
+    async def serve(self) -> None:
+        while True:
+            await self._poll_once()
+            await trio.sleep(min(self._interval * 2 ** min(self._failures, 16), max(self._interval, _LONGEST_PAUSE)))
+
+    async def _poll_once(self) -> None:
+        try:
+            await self.poll()
+        except RemoteError as error:
+            self._failures += 1
+            if self._failures == 1:
+                log.log(error.level, "remote changes cannot be read: %s", error)
+            self._stats.record_error(str(error), "changes feed")
+        else:
+            if self._failures:
+                log.info("remote changes can be read again")
+            self._failures = 0
+
+    async def poll(self) -> None:
+        """Read the feed to its end."""
+        token = self._tree.db.get_meta(_TOKEN)
+        if token is None:
+            raise RuntimeError("begin() has not been called")
+        while True:
+            page = await self._drive.changes(token)
+            self._notify(self._apply(page))
+            if page.finished:
+                return
+            token = page.next_token
+
+    def _apply(self, page: ChangePage) -> list[Invalidation]:
+        stale: list[Invalidation] = []
+        with self._tree.db.transaction():
+            for change in page.changes:
+                if change.item is None:
+                    stale += self._merger.apply_gone(change.file_id)
+                else:
+                    stale += self._merger.apply(change.item)
+            self._tree.db.set_meta(_TOKEN, page.next_token)
+        return stale

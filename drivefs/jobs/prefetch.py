@@ -1,0 +1,217 @@
+"""Bytes from Drive into the holes of content files: what a reader waits for, and what it will want next.
+
+Every byte is fetched once however many readers wait for it. A reader's window grows while it reads straight on: one unit of
+1 MiB at first, doubling with each further read, because a request costs about as much time as several MiB on the real Drive
+while a random reader must not pay for bytes it never looks at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from drivefs.base.errors import RemoteError, RemoteNotFound, ServerFault
+from drivefs.base.ranges import Range
+from drivefs.base.stats import Stats
+from drivefs.remote.drive import Drive
+from drivefs.store.cache import Cache
+from drivefs.store.content import Content, checksum
+from drivefs.store.tree import Tree
+
+__all__ = ["Prefetch", "Window"]
+
+_Sink = Callable[[int, bytes], None]
+
+_MIB: Final = 1 << 20
+_SMALLEST_UNIT: Final = 1 * _MIB
+_LARGEST_UNIT: Final = 16 * _MIB
+_LARGEST_WINDOW: Final = 128 * _MIB
+# Files up to this are fetched whole in one request, whatever part of them is read.
+_WHOLE: Final = 4 * _MIB
+# A read counts as going straight on when it begins this near the end of the last one: the kernel's read-ahead reorders a little.
+_STRAIGHT: Final = 512 << 10
+_STRAIGHT_READS: Final = 3
+
+
+class Window:
+    """How far ahead one handle is to be served. Pure: ``advance`` is told of each read and returns what to fetch."""
+
+    __slots__ = ("_expected", "_straight", "_until")
+
+    def __init__(self) -> None:
+        self._expected = 0
+        self._straight = 0
+        self._until = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes to have ready beyond the reader."""
+        doublings = min(self._straight - _STRAIGHT_READS, 20)
+        return 0 if doublings < 0 else min(2 * _MIB << doublings, _LARGEST_WINDOW)
+
+    @property
+    def unit(self) -> int:
+        """Bytes of one request: an eighth of the window, within limits."""
+        return max(_SMALLEST_UNIT, min(self.size // 8, _LARGEST_UNIT))
+
+    def advance(self, start: int, end: int, size: int) -> Range:
+        """A read of [start, end) of a file of ``size`` bytes: the range that ought to be present or under way after it."""
+        if size <= _WHOLE:
+            return Range(0, size)
+        self._straight = self._straight + 1 if abs(start - self._expected) <= _STRAIGHT else 0
+        self._expected = end
+        if not self.size:
+            self._until = end
+            return Range(start, _align(end, _SMALLEST_UNIT)).clip(size)
+        # Whole units only, and a new stretch only when half of the window is used up: no flood of small requests.
+        if self._until - end < self.size // 2:
+            self._until = _align(end + self.size, self.unit)
+        return Range(start, max(self._until, end)).clip(size)
+
+
+def _align(offset: int, unit: int) -> int:
+    return -(-offset // unit) * unit
+
+
+@dataclass(slots=True, eq=False)
+class _Fetch:
+    """One request under way, or just ended."""
+
+    wanted: Range
+    error: Exception | None = None
+
+    def touches(self, ranges: list[Range]) -> bool:
+        return any(r.start < self.wanted.end and self.wanted.start < r.end for r in ranges)
+
+
+class _Traffic:
+    """The requests under way for one content, and the readers that wait for them."""
+
+    __slots__ = ("arrivals", "fetches")
+
+    def __init__(self) -> None:
+        self.fetches: list[_Fetch] = []
+        self.arrivals = trio.lowlevel.ParkingLot()
+
+    def uncovered(self, gaps: list[Range]) -> list[Range]:
+        """The parts of ``gaps`` that no request under way will bring."""
+        for fetch in self.fetches:
+            gaps = [piece for gap in gaps for piece in _minus(gap, fetch.wanted)]
+        return gaps
+
+
+def _minus(whole: Range, part: Range) -> list[Range]:
+    pieces = [Range(whole.start, min(whole.end, part.start)), Range(max(whole.start, part.end), whole.end)]
+    return [piece for piece in pieces if piece.start < piece.end]
+
+
+class Prefetch:
+    """Fetches ranges of open contents. ``connections``: how many requests run at a time, over all files."""
+
+    def __init__(self, drive: Drive, tree: Tree, cache: Cache, stats: Stats, connections: int) -> None:
+        self._drive = drive
+        self._tree = tree
+        self._cache = cache
+        self._stats = stats
+        self._limit = trio.CapacityLimiter(connections)
+        self._traffic: dict[int, _Traffic] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def ensure(self, content: Content, needed: Range, ahead: Range | None = None, unit: int = _LARGEST_UNIT) -> None:
+        """Return when ``needed`` is present; begin fetching ``ahead`` too. Raises what made the needed bytes unavailable."""
+        self._begin(content, needed if ahead is None else Range(min(needed.start, ahead.start), max(needed.end, ahead.end)), unit)
+        while gaps := content.missing(*needed):
+            traffic = self._traffic.get(content.id)
+            watched = [] if traffic is None else [fetch for fetch in traffic.fetches if fetch.touches(gaps)]
+            if traffic is None or not watched:  # what had arrived was dropped meanwhile: ask again
+                self._begin(content, needed, unit)
+                continue
+            await traffic.arrivals.park()
+            for fetch in watched:
+                if fetch.error is not None and fetch.touches(content.missing(*needed)):
+                    raise fetch.error
+
+    def _begin(self, content: Content, wanted: Range, unit: int) -> None:
+        if self._nursery is None:
+            raise RuntimeError("prefetch is not being served")
+        traffic = self._traffic.get(content.id) or _Traffic()
+        for gap in traffic.uncovered(content.missing(*wanted)):
+            for start in range(gap.start, gap.end, unit):
+                fetch = _Fetch(Range(start, min(start + unit, gap.end)))
+                traffic.fetches.append(fetch)
+                self._traffic[content.id] = traffic
+                self._cache.hold(content)
+                self._nursery.start_soon(self._fetch, content, traffic, fetch)
+
+    async def _fetch(self, content: Content, traffic: _Traffic, fetch: _Fetch) -> None:
+        try:
+            async with self._limit:
+                await self._download(content, traffic, fetch.wanted)
+            self._cache.save_filled(content)
+            if content.complete and not content.dirty:
+                await self._verify(content)
+        except Exception as error:  # noqa: BLE001 - not swallowed: it is raised in every reader that waits for these bytes
+            fetch.error = error
+            self._stats.record_error(str(error), f"read of {self._path(content)!r}")
+        finally:
+            traffic.fetches.remove(fetch)
+            if not traffic.fetches:
+                self._traffic.pop(content.id, None)
+            traffic.arrivals.unpark_all()
+            self._cache.close(content)
+
+    async def _download(self, content: Content, traffic: _Traffic, wanted: Range) -> None:
+        remote_id = self._tree.get(content.inode).remote_id
+        if remote_id is None:
+            raise RemoteNotFound("The file is no longer on Drive, and this part of it was never fetched.", status=404)
+
+        def arrived(offset: int, data: bytes) -> None:
+            self._cache.fill(content, offset, data)
+            traffic.arrivals.unpark_all()
+
+        if wanted == (0, content.base_size) and wanted.size <= _WHOLE:
+            await self._download_whole(content, remote_id, arrived)
+            return
+        # By revision, so that two requests around a remote edit can never mix two versions of a file.
+        await self._drive.download(remote_id, *wanted, arrived, revision=content.revision, size=content.base_size)
+
+    async def _download_whole(self, content: Content, remote_id: str, arrived: _Sink) -> None:
+        """A small file in one request, checked before anybody sees it."""
+        for revision in (None, content.revision):
+            pieces: dict[int, bytes] = {}
+            size = content.base_size
+            try:
+                await self._drive.download(remote_id, 0, size, pieces.__setitem__, revision=revision, size=size)
+            except RemoteError:
+                if revision is not None:
+                    raise
+                continue  # the head is of another length by now: ask for our revision
+            data = b"".join(pieces.values())
+            if content.md5 is None or hashlib.md5(data, usedforsecurity=False).hexdigest() == content.md5:
+                arrived(0, data)
+                return
+        raise ServerFault("Drive sent bytes that do not match its checksum of the file; try again.", status=200)
+
+    async def _verify(self, content: Content) -> None:
+        """The whole file is here: hold it against Drive's checksum, and forget it where it does not match."""
+        if content.md5 is None or content.base_size <= _WHOLE:
+            return
+        actual = await trio.to_thread.run_sync(checksum, content.fd, content.base_size)
+        if content.dirty or actual == content.md5:
+            return
+        self._cache.forget_filled(content)
+        raise ServerFault("Drive sent bytes that do not match its checksum of the file; they were dropped.", status=200)
+
+    def _path(self, content: Content) -> str:
+        node = self._tree.find(content.inode)
+        return str(content.inode) if node is None else self._tree.path(node)

@@ -1,0 +1,456 @@
+"""Brings Drive to the state that the user sees: pending rows, by several workers, each node by one at a time.
+
+What is pending is known by the database alone. What is kept here, and may be lost with the process, is only *when*: after a start
+everything pending is due at once. A node that is open for writing waits for its last close, unless somebody asks for a flush.
+Nothing acknowledged is ever given up: what fails is tried again, later and later, and is listed with its reason meanwhile.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from drivefs.base.errors import (
+    AccessDenied,
+    BadRequest,
+    DriveFSError,
+    DriveFull,
+    IdInUse,
+    RemoteError,
+    RemoteNotFound,
+    ServerFault,
+    SessionGone,
+    UploadSuperseded,
+)
+from drivefs.base.model import FOLDER_MIME, SYMLINK_MIME, Invalidation, ItemPatch, Kind, NewItem, RemoteItem
+from drivefs.base.stats import Stats
+from drivefs.jobs.prefetch import Prefetch
+from drivefs.jobs.transfer import Sent, Transfer, mime_type_of
+from drivefs.remote.drive import Drive
+from drivefs.store.cache import Cache
+from drivefs.store.content import Content
+from drivefs.store.merging import Merger
+from drivefs.store.outbox import Outbox, Step, Unsent
+from drivefs.store.tree import Node, Tree
+
+__all__ = ["Uploader"]
+
+log = logging.getLogger(__name__)
+
+_LONGEST_PAUSE: Final = 60.0
+_ID_BATCH: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    reason: str
+    attempts: int
+
+
+class Uploader:
+    """delay: seconds between the last local change of a node and its upload, so that what changes often is sent once."""
+
+    def __init__(
+        self,
+        drive: Drive,
+        tree: Tree,
+        cache: Cache,
+        merger: Merger,
+        prefetch: Prefetch,
+        notify: Callable[[Sequence[Invalidation]], None],
+        stats: Stats,
+        *,
+        delay: float,
+        workers: int,
+    ) -> None:
+        self._drive = drive
+        self._tree = tree
+        self._cache = cache
+        self._merger = merger
+        self._prefetch = prefetch
+        self._notify = notify
+        self._stats = stats
+        self._outbox = Outbox(tree)
+        self._delay = delay
+        self._workers = workers
+        # When each node is due, in trio's time. The heap may hold outdated entries; the dict is right.
+        self._due: dict[int, float] = {}
+        self._heap: list[tuple[float, int]] = []
+        self._running: set[int] = set()
+        self._again: set[int] = set()
+        self._writers: Counter[int] = Counter()
+        self._failures: dict[int, _Failure] = {}
+        self._waiting_for_parent: dict[int, set[int]] = {}
+        self._deletions: list[tuple[int, int]] = []
+        self._drains = 0
+        self._ids: list[str] = []
+        self._ids_lock = trio.Lock()
+        self._wake = trio.Event()
+        self._finished = trio.Event()
+
+    # -- told by the file system -----------------------------------------------------------------------------------
+
+    def schedule(self, inode: int, delay: float | None = None) -> None:
+        """The node has changed: it is due after ``delay`` seconds (default: the configured delay), counted anew each time."""
+        if inode in self._running:
+            self._again.add(inode)
+            return
+        due = trio.current_time() + (self._delay if delay is None else delay)
+        self._due[inode] = due
+        heapq.heappush(self._heap, (due, inode))
+        self._wake.set()
+
+    def writer_opened(self, inode: int) -> None:
+        self._writers[inode] += 1
+
+    def writer_closed(self, inode: int) -> None:
+        """The last close makes the file due."""
+        self._writers[inode] -= 1
+        if self._writers[inode] <= 0:
+            del self._writers[inode]
+            node = self._tree.find(inode)
+            if node is not None and node.pending:
+                self.schedule(inode)
+
+    # -- told by people --------------------------------------------------------------------------------------------
+
+    def unsent(self, below: Collection[int] = ()) -> list[Unsent]:
+        """What Drive does not have yet, oldest change first; below: only these inodes and what lies in them."""
+        return [self._unsent(node) for node in self._pending(below)]
+
+    async def drain(
+        self, timeout: float, below: Collection[int] = (), progress: Callable[[int], None] | None = None
+    ) -> list[Unsent]:
+        """Send now, also what is still open for writing. Returns what could not be sent within ``timeout`` seconds."""
+        deadline = trio.current_time() + timeout
+        for node in self._pending(below):
+            self._hurry(node)
+        self._drains += 1
+        try:
+            return await self._drained(deadline, below, progress)
+        finally:
+            self._drains -= 1
+
+    async def _drained(self, deadline: float, below: Collection[int], progress: Callable[[int], None] | None) -> list[Unsent]:
+        while pending := self._pending(below):
+            if progress is not None:
+                progress(len(pending))
+            finished = self._finished
+            with trio.move_on_at(deadline) as scope:
+                await finished.wait()
+            if scope.cancelled_caught:
+                return [self._unsent(node) for node in self._pending(below)]
+        return []
+
+    def _pending(self, below: Collection[int]) -> list[Node]:
+        return [n for n in self._tree.pending() if not below or any(self._tree.is_ancestor(top, n.inode) for top in below)]
+
+    def _hurry(self, node: Node) -> None:
+        """Due now, and the folders above it too."""
+        failure = self._failures.get(node.inode)
+        if failure is None or failure.attempts < 3:
+            self.schedule(node.inode, 0)
+        parent = self._tree.find(node.local_parent or 0)
+        if parent is not None and parent.pending and parent.inode not in self._running:
+            self._hurry(parent)
+
+    def _unsent(self, node: Node) -> Unsent:
+        failure = self._failures.get(node.inode)
+        if failure is not None:
+            reason = failure.reason
+        elif node.inode in self._running:
+            reason = "being sent"
+        elif node.inode in self._writers:
+            reason = "open for writing"
+        else:
+            reason = "waiting for its turn"
+        age = max(0.0, time.time() - node.mtime_ns / 1e9) if not node.local_trashed else 0.0
+        size = node.size if node.content_dirty and not node.local_trashed else 0
+        return Unsent(self._tree.path(node), size, age, reason)
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Run for ever. Everything that a former process left pending is due at once."""
+        for node in self._tree.pending():
+            self.schedule(node.inode, 0)
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._wake = trio.Event()
+                while len(self._running) < self._workers and (inode := self._next_due()) is not None:
+                    self._running.add(inode)
+                    nursery.start_soon(self._work, inode)
+                await self._wait_for_news()
+
+    async def _wait_for_news(self) -> None:
+        full = len(self._running) >= self._workers
+        until = self._heap[0][0] if self._heap and not full else math.inf
+        with trio.move_on_at(until):
+            await self._wake.wait()
+
+    def _next_due(self) -> int | None:
+        """Take the next node that can be worked on now; park those that must wait for another."""
+        now = trio.current_time()
+        while self._heap and self._heap[0][0] <= now:
+            due, inode = heapq.heappop(self._heap)
+            if self._due.get(inode) != due or inode in self._running:
+                continue
+            del self._due[inode]
+            if not self._parked(inode):
+                return inode
+        return None
+
+    def _parked(self, inode: int) -> bool:
+        """Whether the node has nothing to do, or cannot go on before another node has."""
+        node = self._tree.find(inode)
+        step = Step.NOTHING if node is None else self._outbox.next_step(node)
+        if node is None or step is Step.NOTHING:
+            self._failures.pop(inode, None)
+            return True
+        if step is Step.WAIT_FOR_PARENT and node.local_parent is not None:
+            self._waiting_for_parent.setdefault(node.local_parent, set()).add(inode)
+            parent = self._tree.find(node.local_parent)
+            if parent is not None and parent.pending and parent.inode not in self._failures:
+                self.schedule(parent.inode, 0)
+            return True
+        if step is Step.TRASH and self._must_wait(node):
+            heapq.heappush(self._deletions, (node.sequence, inode))
+            return True
+        return False
+
+    def _must_wait(self, node: Node) -> bool:
+        return self._outbox.must_wait(node, ignoring=set(self._failures) | set(self._writers))
+
+    async def _work(self, inode: int) -> None:
+        try:
+            await self._advance(inode)
+        except UploadSuperseded:
+            self._again.add(inode)
+        except DriveFSError as error:
+            self._failed(inode, error)
+        except Exception as error:  # one file's defect must not stop the others; it is logged, counted and listed
+            log.exception("uploading inode %d failed unexpectedly", inode)
+            self._stats.internal_errors += 1
+            self._failed(inode, ServerFault(f"internal error: {error!r}"))
+        else:
+            self._failures.pop(inode, None)
+        finally:
+            self._running.discard(inode)
+            self._settle(inode)
+
+    def _settle(self, inode: int) -> None:
+        """A worker is free again: whoever waited for this node, or for its turn, may go on."""
+        node = self._tree.find(inode)
+        if inode in self._again and inode not in self._due and (self._drains or inode not in self._writers):
+            self.schedule(inode, 0 if self._drains else None)
+        self._again.discard(inode)
+        if node is None or node.remote_exists:
+            for child in self._waiting_for_parent.pop(inode, ()):
+                self.schedule(child, 0)
+        while self._deletions:
+            waiting = self._tree.find(self._deletions[0][1])
+            if waiting is not None and waiting.pending and waiting.local_trashed and self._must_wait(waiting):
+                break
+            self.schedule(heapq.heappop(self._deletions)[1], 0)
+        finished, self._finished = self._finished, trio.Event()
+        finished.set()
+        self._wake.set()
+
+    def _failed(self, inode: int, error: DriveFSError) -> None:
+        attempts = self._failures[inode].attempts + 1 if inode in self._failures else 1
+        reason = str(error)
+        node = self._tree.find(inode)
+        subject = str(inode) if node is None else self._tree.path(node)
+        if attempts == 1:
+            log.warning("not on Drive yet: %r: %s", subject, reason)
+        self._stats.record_error(reason, subject)
+        self._failures[inode] = _Failure(reason, attempts)
+        # What Drive has refused will hardly succeed in a moment; what was an accident may.
+        refused = isinstance(error, AccessDenied | BadRequest | DriveFull)
+        pause = _LONGEST_PAUSE if refused else min(2.0 ** min(attempts - 1, 16), _LONGEST_PAUSE)
+        asked = error.retry_after if isinstance(error, RemoteError) and error.retry_after else 0.0
+        due = trio.current_time() + max(asked, pause * random.uniform(0.5, 1.0))
+        self._due[inode] = due
+        heapq.heappush(self._heap, (due, inode))
+
+    # -- one node --------------------------------------------------------------------------------------------------
+
+    async def _advance(self, inode: int) -> None:
+        """Call after call until nothing differs; the row is looked at anew after each, for the user goes on meanwhile."""
+        while True:
+            node = self._tree.find(inode)
+            step = Step.NOTHING if node is None else self._outbox.next_step(node)
+            if node is None or step is Step.NOTHING:
+                return
+            if step is Step.WAIT_FOR_PARENT:
+                self._again.add(inode)
+                return
+            if step is Step.TRASH:
+                await self._trash(node)
+            elif step is Step.CREATE:
+                await self._create(node)
+            elif step is Step.UPDATE_CONTENT:
+                await self._update_content(node)
+            else:
+                await self._update_metadata(node)
+
+    async def _trash(self, node: Node) -> None:
+        try:
+            self._apply(await self._drive.update(_id_of(node), ItemPatch(trashed=True)))
+        except RemoteNotFound:
+            self._notify(self._merger.apply_gone(_id_of(node)))
+
+    async def _update_metadata(self, node: Node) -> None:
+        try:
+            self._apply(await self._drive.update(_id_of(node), self._outbox.patch(node)))
+        except RemoteNotFound:
+            self._gone(node)
+
+    async def _create(self, node: Node) -> None:
+        remote_id = node.remote_id or await self._take_id()
+        current = self._tree.get(node.inode)
+        if self._outbox.next_step(current) is not Step.CREATE:
+            self._ids.append(remote_id)
+            return
+        mime_type = {Kind.FOLDER: FOLDER_MIME, Kind.SYMLINK: SYMLINK_MIME}.get(node.kind) or mime_type_of(node.local_name)
+        new = self._outbox.new_item(current, remote_id, mime_type)
+        try:
+            if node.kind is Kind.FOLDER:
+                self._apply(await self._drive.create(new))
+            elif node.kind is Kind.SYMLINK:
+                self._apply(await self._drive.create_with_content(new, (node.target or "").encode()))
+            else:
+                await self._send_content(current, new)
+        except IdInUse:
+            await self._adopt(node.inode, remote_id)
+        except RemoteNotFound:
+            await self._check_parent(node)
+            raise
+
+    async def _adopt(self, inode: int, remote_id: str) -> None:
+        """An earlier create with this id had succeeded and its answer was lost: what it made is ours."""
+        item = await self._drive.get(remote_id)
+        node = self._tree.get(inode)
+        if node.content is None or not node.content_dirty:
+            self._apply(item)
+            return
+        content = self._cache.open(inode)
+        try:
+            with self._tree.db.transaction():
+                self._apply(item)
+                self._cache.mark_uploaded(content, item, item.md5 or "", current=False)
+        finally:
+            self._cache.close(content)
+
+    async def _check_parent(self, node: Node) -> None:
+        """404 for a create speaks of the folder: learn whether it is really gone, so that it will be made anew first."""
+        parent = self._tree.find(node.local_parent or 0)
+        if parent is None or parent.remote_id is None or parent.is_virtual:
+            return
+        try:
+            self._apply(await self._drive.get(parent.remote_id))
+        except RemoteNotFound:
+            self._notify(self._merger.apply_gone(parent.remote_id))
+
+    async def _update_content(self, node: Node) -> None:
+        """Look first whether somebody else changed the file since we read it; Drive itself has no compare-and-swap."""
+        try:
+            self._apply(await self._drive.get(_id_of(node)))
+        except RemoteNotFound:
+            self._gone(node)
+            return
+        node = self._tree.get(node.inode)
+        if self._outbox.next_step(node) is not Step.UPDATE_CONTENT:
+            return
+        try:
+            await self._send_content(node, None)
+        except RemoteNotFound:
+            self._gone(node)
+
+    async def _send_content(self, node: Node, new: NewItem | None) -> None:
+        content = self._cache.open(node.inode)
+        try:
+            if new is None and self._is_conflict(node, content):
+                self._split(node)
+                return
+            self._cache.save_times(content)
+            self._cache.freeze(content)
+            await self._complete(content)
+            patch = ItemPatch() if new is not None else self._outbox.patch(self._tree.get(node.inode))
+            mime_type = new.mime_type if new is not None else node.mime_type or mime_type_of(node.local_name)
+            transfer = Transfer(
+                self._drive, self._tree, content, new=new, file_id=_id_of(node, new), patch=patch, mime_type=mime_type
+            )
+            sent = await transfer.run()
+            self._record(content, sent, current=transfer.current)
+        except SessionGone as error:
+            raise UploadSuperseded("the upload session is gone; beginning anew") from error
+        finally:
+            self._cache.close(content)
+
+    async def _complete(self, content: Content) -> None:
+        """Holes are filled from the revision they belong to, because Drive takes whole files only."""
+        for hole in content.missing(0, content.base_size):
+            await self._prefetch.ensure(content, hole)
+
+    def _record(self, content: Content, sent: Sent, *, current: bool) -> None:
+        """One transaction: what Drive has now, and whether our content is that."""
+        item = sent.item
+        with self._tree.db.transaction():
+            self._apply(item)
+            node = self._tree.find(content.inode)
+            if node is None or node.remote_id != item.id:
+                return  # a rename gave the item to another row while we were sending
+            matches = item.md5 == sent.md5
+            self._cache.mark_uploaded(content, item, sent.md5, current=current and matches)
+        if current and not matches:
+            raise ServerFault("Drive states another checksum than what was sent; sending again.", status=200)
+
+    def _is_conflict(self, node: Node, content: Content) -> bool:
+        """Drive's head revision is neither the one our changes began from, nor one that we sent ourselves."""
+        stranger = node.remote_revision != content.revision
+        return stranger and not (node.remote_md5 is not None and node.remote_md5 in (node.sent_md5, content.md5))
+
+    def _split(self, node: Node) -> None:
+        theirs, copy_name = self._outbox.split_conflict(node)
+        log.warning("%r was changed here and on Drive; ours is kept as %r", self._tree.path(theirs), copy_name)
+        self._stats.record_error(f"changed here and on Drive; ours is kept as {copy_name}", self._tree.path(theirs))
+        parent = theirs.local_parent or 0
+        self._notify(
+            [
+                Invalidation(parent, theirs.shown_name),
+                Invalidation(parent, copy_name),
+                Invalidation(parent),
+                Invalidation(node.inode),
+            ]
+        )
+
+    def _gone(self, node: Node) -> None:
+        """Deleted for good on Drive while we had changes: they are sent as a new item."""
+        self._notify(self._merger.apply_gone(_id_of(node)))
+
+    def _apply(self, item: RemoteItem) -> None:
+        self._notify(self._merger.apply(item))
+
+    async def _take_id(self) -> str:
+        async with self._ids_lock:
+            if not self._ids:
+                self._ids = await self._drive.generate_ids(_ID_BATCH)
+            return self._ids.pop()
+
+
+def _id_of(node: Node, new: NewItem | None = None) -> str:
+    if new is not None:
+        return new.id
+    if node.remote_id is None:
+        raise AssertionError(f"inode {node.inode} is said to exist on Drive but has no id")
+    return node.remote_id

@@ -1,0 +1,132 @@
+"""What the uploader is to do next for one node: decided from the row alone, so the answer after a crash is the same."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from drivefs.base.model import ItemPatch, NewItem
+from drivefs.store.merging import properties_of
+from drivefs.store.names import unique_name
+from drivefs.store.tree import Node, Tree
+
+__all__ = ["Outbox", "Step", "Unsent"]
+
+
+class Step(Enum):
+    """The next call for a pending node. Each is safe to repeat."""
+
+    NOTHING = "nothing"
+    WAIT_FOR_PARENT = "wait for parent"
+    CREATE = "create"
+    UPDATE_CONTENT = "update content"
+    UPDATE_METADATA = "update metadata"
+    TRASH = "trash"
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """Something of the user's that Drive does not have. path is relative to the mountpoint; size in bytes, age in seconds."""
+
+    path: str
+    size: int
+    age_s: float
+    reason: str
+
+
+class Outbox:
+    """Reads and completes the pending rows of the tree."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    def next_step(self, node: Node) -> Step:
+        """Parents come before children; everything else has no order, because items are named by id."""
+        if not node.pending:
+            return Step.NOTHING
+        if node.local_trashed:
+            return Step.TRASH
+        parent = self._tree.find(node.local_parent or 0)
+        if parent is None or not parent.remote_exists or parent.remote_trashed:
+            return Step.WAIT_FOR_PARENT
+        if not node.remote_exists:
+            return Step.CREATE
+        return Step.UPDATE_CONTENT if node.content_dirty else Step.UPDATE_METADATA
+
+    def new_item(self, node: Node, remote_id: str, mime_type: str) -> NewItem:
+        """The metadata of a create. The id is written down first, so that a repeat after a crash cannot make a second item."""
+        if node.remote_id != remote_id:
+            self._tree.update(node.inode, remote_id=remote_id)
+        properties = {key: value for key, value in properties_of(node.local_mode, node.target).items() if value is not None}
+        return NewItem(remote_id, node.local_name, self._parent_id(node), mime_type, node.local_mtime_ms, properties)
+
+    def patch(self, node: Node) -> ItemPatch:
+        """What differs. The time is always stated, because Drive sets its own with every other change."""
+        fields: dict[str, Any] = {"modified_ms": node.local_mtime_ms}
+        if node.local_name != node.remote_name:
+            fields["name"] = node.local_name
+        if node.local_mode != node.remote_mode:
+            fields["app_properties"] = properties_of(node.local_mode, None)
+        if node.remote_trashed:
+            fields["trashed"] = False
+        if node.local_parent != node.remote_parent:
+            old = self._tree.find(node.remote_parent) if node.remote_parent is not None else None
+            fields |= {"add_parent": self._parent_id(node), "remove_parent": None if old is None else old.remote_id}
+        return ItemPatch(**fields)
+
+    def must_wait(self, deletion: Node, *, ignoring: set[int]) -> bool:
+        """A deletion waits for older changes, so that ``cp a b; rm a`` never leaves Drive with neither.
+
+        ignoring: inodes that are stuck or still being written; a deletion must not wait for those for ever.
+        """
+        sql = "SELECT inode FROM node WHERE pending AND local_trashed = 0 AND sequence < ? ORDER BY sequence LIMIT ?"
+        older = self._tree.db.execute(sql, (deletion.sequence, len(ignoring) + 1))
+        return any(row["inode"] not in ignoring for row in older)
+
+    def split_conflict(self, node: Node) -> tuple[Node, str]:
+        """Drive's version keeps id and name in a row of its own; the user's unsent version becomes a new file beside it.
+
+        Returns the row of Drive's version and the name of the conflict copy.
+        """
+        tree = self._tree
+        parent = node.local_parent or 0
+        stem, extension = os.path.splitext(node.local_name)
+        day = time.strftime("%Y-%m-%d %H.%M.%S", time.localtime())
+        wanted = f"{stem} (conflict {os.uname().nodename} {day}){extension}"
+        copy_name = unique_name(wanted, lambda name: tree.child(parent, name) is not None)
+        taken_over = (
+            "kind, remote_id, mime_type, created_ms, can_edit, shown_name, shortcut_target, remote_exists, remote_parent, "
+            "remote_name, remote_mtime_ms, remote_mode, remote_trashed, remote_size, remote_md5, remote_revision, remote_version"
+        )
+        row = dict(tree.db.execute(f"SELECT {taken_over} FROM node WHERE inode = ?", (node.inode,)).fetchone())
+        views = ("parent", "name", "mtime_ms", "mode", "trashed")
+        for view in ("local", "synced"):
+            row |= {f"{view}_{column}": row[f"remote_{column}"] for column in views}
+        row |= {"mtime_ns": row["remote_mtime_ms"] * 10**6, "size": row["remote_size"] or 0}
+        with tree.db.transaction():
+            tree.update(
+                node.inode,
+                local_name=copy_name,
+                shown_name=copy_name,
+                remote_id=None,
+                remote_exists=0,
+                remote_revision=None,
+                remote_version=0,
+                synced_name=None,
+                synced_mtime_ms=None,
+                session_uri=None,
+                session_generation=None,
+                sent_md5=None,
+            )
+            theirs = tree.db.insert("node", row)
+            tree.touch_folder(parent)
+        return tree.get(theirs), copy_name
+
+    def _parent_id(self, node: Node) -> str:
+        parent = self._tree.get(node.local_parent or 0)
+        if parent.remote_id is None:
+            raise AssertionError(f"the folder of inode {node.inode} is not on Drive yet")
+        return parent.remote_id
