@@ -12,6 +12,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ __all__ = ["SCOPE", "Credential", "GoogleCredential", "StaticToken"]
 SCOPE: Final = "https://www.googleapis.com/auth/drive"
 _GOOGLE_TOKEN_URI: Final = "https://oauth2.googleapis.com/token"
 _TOKEN_TIMEOUT: Final = 30.0  # seconds
+_LEAST_LIFE: Final = timedelta(seconds=30)
 _MAX_KEY_FILE: Final = 64 * 1024
 
 
@@ -233,11 +235,17 @@ class GoogleCredential:
         return self._identity
 
     async def headers(self) -> dict[str, str]:
-        if not self._credentials.valid:
+        if not self._fresh():
             async with self._lock:
-                if not self._credentials.valid:
+                if not self._fresh():
                     await self._exchange()
         return self._signed()
+
+    def _fresh(self) -> bool:
+        """Half a minute of life left. google.auth would ask for four, and so exchange a short-lived token for every call."""
+        expiry: datetime | None = self._credentials.expiry  # naive, in UTC
+        now = datetime.now(timezone.utc).replace(tzinfo=None)
+        return self._credentials.token is not None and (expiry is None or now + _LEAST_LIFE < expiry)
 
     async def refresh(self, stale: str) -> None:
         async with self._lock:

@@ -20,9 +20,10 @@ from drivefs.base.config import GOOGLE_API_ROOT
 from drivefs.base.errors import RateLimited, RemoteError, RemoteUnreachable, ServerFault
 from drivefs.base.stats import Stats
 from drivefs.remote.auth import Credential
-from drivefs.remote.http import OnHead, Response, Sink, Transport
+from drivefs.remote.http import Response, Transport
 from drivefs.remote.quota import COST_OTHER, Lane, Pacer
 from drivefs.remote.retry import MAX_ATTEMPTS, classify, decide
+from drivefs.remote.transfer import OnHead, Sink
 
 __all__ = ["Call", "Caller", "Origins", "Persistence"]
 
@@ -56,14 +57,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Persistence:
-    """How long to keep trying. patience: seconds since the start or the last progress.  attempts: tries without progress.
-
-    idempotent: whether a repeat is harmless where the first try may have taken effect.
-    """
+    """How long to keep trying. patience: seconds since the start or the last progress.  attempts: tries without progress."""
 
     patience: float
     attempts: int = MAX_ATTEMPTS
-    idempotent: bool = True
 
 
 class Origins:
@@ -83,6 +80,8 @@ class Origins:
 
     def check(self, url: str) -> None:
         """Raise RemoteError unless ``url`` may see the token."""
+        if not (url.isascii() and url.isprintable()):
+            raise RemoteError("The server gave an address with characters that no address has. Check --api-root.")
         try:
             scheme, host, port = origin = self._origin(url)
         except ValueError:
@@ -136,7 +135,11 @@ class Caller:
     async def persist(
         self, name: str, attempt: Callable[[], Awaitable[T]], persistence: Persistence, progress: Callable[[], int] | None = None
     ) -> T:
-        """Repeat ``attempt`` as ``retry.decide`` says. progress: a number that grows; growth renews patience and attempts."""
+        """Repeat ``attempt`` as ``retry.decide`` says. progress: a number that grows; growth renews patience and attempts.
+
+        ``attempt`` must be harmless when repeated after taking effect unseen. All of Drive's are: creates carry their id, so that
+        the second answers IdInUse; opening an upload makes nothing; ``upload`` asks what arrived before it sends a chunk again.
+        """
         failures, reached = 0, progress() if progress else 0
         deadline = trio.current_time() + persistence.patience
         while True:
@@ -148,7 +151,7 @@ class Caller:
                     failures, reached, deadline = 0, now, trio.current_time() + persistence.patience
                 if isinstance(error, RateLimited):
                     self._pacer.slow_down()
-                delay = decide(error, failures, persistence.idempotent, self._rng)
+                delay = decide(error, failures, True, self._rng)
                 failures += 1
                 if delay is None or failures >= persistence.attempts or trio.current_time() + delay > deadline:
                     raise

@@ -1,7 +1,5 @@
-"""Typed Drive v3 calls. The only importer of googleapiclient, which builds requests and parses answers; ``caller`` carries them.
+"""Typed Drive v3 calls: ``api`` builds the requests, ``caller`` carries them, ``wire`` makes values of the answers.
 
-googleapiclient's own transport is never used: a request object gives its address, method, headers and body, and takes the answer
-in ``postproc``. The discovery document is the packaged one, pointed at the configured server, so building needs no network.
 Source: https://developers.google.com/workspace/drive/api/reference/rest/v3
 """
 
@@ -11,22 +9,18 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import trio
-from googleapiclient.discovery import build_from_document
-from googleapiclient.discovery_cache import get_static_doc
-from googleapiclient.http import MAX_URI_LENGTH
 
-from drivefs import __version__
 from drivefs.base.config import GOOGLE_API_ROOT, validate_api_root
-from drivefs.base.errors import RemoteError, RemoteNotFound
+from drivefs.base.errors import RemoteNotFound
 from drivefs.base.model import Account, ChangePage, ItemPatch, Listing, NewItem, RemoteItem, StorageQuota, UploadSession
 from drivefs.base.stats import Stats
 from drivefs.remote import wire
+from drivefs.remote.api import USER_AGENT, Api, headers_of, name_of, parse
 from drivefs.remote.auth import Credential
 from drivefs.remote.caller import Call, Caller, Persistence, not_json
-from drivefs.remote.http import Response, Transport
+from drivefs.remote.http import Transport
 from drivefs.remote.media import Complete, Cursor
 from drivefs.remote.quota import COST_DOWNLOAD, COST_EDIT, COST_GET, COST_LIST, Lane, Pacer
 from drivefs.remote.upload import Uploads
@@ -34,25 +28,6 @@ from drivefs.remote.upload import Uploads
 __all__ = ["Drive"]
 
 PAGE: Final = 1000  # the most the API gives
-_DROPPED_HEADERS: Final = frozenset({"accept-encoding", "user-agent", "content-length"})  # the transport's business
-_USER_AGENT: Final = f"drivefs/{__version__} (gzip)"  # Google compresses only for agents that say so here, too
-
-
-class _NoNetwork:
-    """Stands where googleapiclient wants an HTTP client, and proves by failing that it is never used."""
-
-    def request(self, *_args: object, **_options: object) -> None:
-        raise AssertionError("googleapiclient must not send requests itself")
-
-
-def _discovery_document(api_root: str) -> dict[str, Any]:
-    text = get_static_doc("drive", "v3")
-    if text is None:
-        raise RemoteError("google-api-python-client lacks its description of Drive v3. Install drivefs again.")
-    document: dict[str, Any] = json.loads(text)
-    root = f"{api_root}/"
-    document.update(rootUrl=root, mtlsRootUrl=root, baseUrl=root + document["servicePath"])
-    return document
 
 
 class Drive:
@@ -77,13 +52,7 @@ class Drive:
         rng: random.Random | None = None,
     ) -> None:
         root = validate_api_root(api_root)
-        document = _discovery_document(root)
-        service = build_from_document(document, http=_NoNetwork())
-        # Kept, for making a resource object costs a millisecond and a request from it 15 microseconds.
-        self._files, self._about = service.files(), service.about()
-        self._changes, self._revisions = service.changes(), service.revisions()
-        self._base: str = document["baseUrl"]
-        self._upload_base = f"{root}/upload/{document['servicePath']}"
+        self._api = Api(root)
         self._stats = stats or Stats()
         self._caller = Caller(
             transport,
@@ -102,8 +71,8 @@ class Drive:
 
     async def about(self) -> tuple[Account, StorageQuota]:
         """Who we are signed in as, the account's storage, and the id of My Drive."""
-        data = await self._json(self._about.get(fields="user,storageQuota"), COST_GET)
-        root = await self._json(self._files.get(fileId="root", fields="id"), COST_GET)
+        data = await self._json(self._api.about.get(fields="user,storageQuota"), COST_GET)
+        root = await self._json(self._api.files.get(fileId="root", fields="id"), COST_GET)
         user = data.get("user", {})
         try:
             account = Account(user.get("emailAddress", ""), user.get("permissionId", ""), root["id"])
@@ -112,12 +81,12 @@ class Drive:
         return account, _parse_quota(data)
 
     async def quota(self) -> StorageQuota:
-        return _parse_quota(await self._json(self._about.get(fields="storageQuota"), COST_GET))
+        return _parse_quota(await self._json(self._api.about.get(fields="storageQuota"), COST_GET))
 
     # --- metadata ---
 
     async def get(self, file_id: str) -> RemoteItem:
-        request = self._files.get(fileId=wire.valid_id(file_id), fields=wire.ITEM_FIELDS, supportsAllDrives=True)
+        request = self._api.files.get(fileId=wire.valid_id(file_id), fields=wire.ITEM_FIELDS, supportsAllDrives=True)
         return wire.parse_item(await self._json(request, COST_GET))
 
     async def list_children(self, folder_id: str, page_token: str | None = None) -> Listing:
@@ -125,7 +94,7 @@ class Drive:
 
         A token that Drive no longer knows raises BadRequest: begin again without one.
         """
-        request = self._files.list(
+        request = self._api.files.list(
             q=f"'{wire.valid_id(folder_id)}' in parents and trashed=false",
             fields=f"nextPageToken,files({wire.CHILD_FIELDS})",
             pageSize=PAGE,
@@ -140,11 +109,11 @@ class Drive:
 
     async def start_page_token(self) -> str:
         """The changes feed's present end. Take it before the first listing, so that nothing falls between them."""
-        data = await self._json(self._changes.getStartPageToken(supportsAllDrives=True), COST_GET)
+        data = await self._json(self._api.changes.getStartPageToken(supportsAllDrives=True), COST_GET)
         return _token(data, "startPageToken", "changes.getStartPageToken")
 
     async def changes(self, page_token: str) -> ChangePage:
-        request = self._changes.list(
+        request = self._api.changes.list(
             pageToken=page_token,
             fields=f"nextPageToken,newStartPageToken,changes(fileId,removed,changeType,file({wire.ITEM_FIELDS}))",
             pageSize=PAGE,
@@ -161,7 +130,7 @@ class Drive:
 
     async def generate_ids(self, count: int) -> list[str]:
         """``count`` (1 to 1000) ids for items to be created; they do not expire."""
-        data = await self._json(self._files.generateIds(count=count, space="drive", type="files"), COST_GET)
+        data = await self._json(self._api.files.generateIds(count=count, space="drive", type="files"), COST_GET)
         ids = data.get("ids")
         if not isinstance(ids, list) or not ids:
             raise not_json("files.generateIds")
@@ -172,7 +141,7 @@ class Drive:
         found: list[tuple[str, str | None, int]] = []
         token: str | None = None
         while True:
-            request = self._revisions.list(
+            request = self._api.revisions.list(
                 fileId=wire.valid_id(file_id),
                 fields="nextPageToken,revisions(id,md5Checksum,modifiedTime)",
                 pageSize=PAGE,
@@ -199,17 +168,17 @@ class Drive:
 
     async def delete(self, file_id: str) -> None:
         """Delete for good, a folder with all below it. An item that is not there counts as deleted."""
-        request = self._files.delete(fileId=wire.valid_id(file_id), supportsAllDrives=True)
+        request = self._api.files.delete(fileId=wire.valid_id(file_id), supportsAllDrives=True)
         try:
-            await self._caller.call(self._call(request, COST_EDIT), self._patient, lambda _response: None)
+            await self._caller.call(self._api.call(request, COST_EDIT), self._patient, lambda _response: None)
         except RemoteNotFound:
             return
 
     def _create_request(self, item: NewItem) -> Any:
-        return self._files.create(body=wire.new_item_body(item), fields=wire.ITEM_FIELDS, supportsAllDrives=True)
+        return self._api.files.create(body=wire.new_item_body(item), fields=wire.ITEM_FIELDS, supportsAllDrives=True)
 
     def _update_request(self, file_id: str, patch: ItemPatch) -> Any:
-        return self._files.update(
+        return self._api.files.update(
             fileId=wire.valid_id(file_id),
             body=wire.patch_body(patch),
             fields=wire.ITEM_FIELDS,
@@ -231,16 +200,16 @@ class Drive:
     async def _send_related(self, request: Any, content: bytes, mime_type: str) -> RemoteItem:
         content_type, body = wire.related_body(json.loads(request.body), content, mime_type)
         call = Call(
-            _name(request),
+            name_of(request),
             request.method,
-            self._media_url(request, "multipart"),
-            {**_headers(request), "content-type": content_type},
+            self._api.upload_url(request, "multipart"),
+            {**headers_of(request), "content-type": content_type},
             body,
             COST_EDIT,
             Lane.BULK,
             timeout=None,
         )
-        data = await self._caller.call(call, self._uploads.persistence, lambda response: _parse(request, response))
+        data = await self._caller.call(call, self._uploads.persistence, lambda response: parse(request, response))
         self._stats.count_bytes(up=len(content))
         return wire.parse_item(data)
 
@@ -256,7 +225,12 @@ class Drive:
         else:
             raise ValueError("either a new item, or a file id with or without a patch")
         return await self._uploads.open(
-            request.method, self._media_url(request, "resumable"), _headers(request), request.body.encode(), size, mime_type
+            request.method,
+            self._api.upload_url(request, "resumable"),
+            headers_of(request),
+            request.body.encode(),
+            size,
+            mime_type,
         )
 
     async def send_chunk(self, session: UploadSession, data: bytes | memoryview, total: int) -> UploadSession | RemoteItem:
@@ -297,9 +271,9 @@ class Drive:
         if start == end:
             return
         if revision is None:
-            request = self._files.get_media(fileId=wire.valid_id(file_id), supportsAllDrives=True)
+            request = self._api.files.get_media(fileId=wire.valid_id(file_id), supportsAllDrives=True)
         else:
-            request = self._revisions.get_media(fileId=wire.valid_id(file_id), revisionId=wire.valid_id(revision))
+            request = self._api.revisions.get_media(fileId=wire.valid_id(file_id), revisionId=wire.valid_revision(revision))
         name = "files.download" if revision is None else "revisions.download"
         cursor = Cursor(name, start, end, size, sink)
         await self._caller.persist(
@@ -311,7 +285,7 @@ class Drive:
             name,
             "GET",
             url,
-            {"user-agent": _USER_AGENT, **cursor.request_headers()},
+            {"user-agent": USER_AGENT, **cursor.request_headers()},
             cost=COST_DOWNLOAD,
             lane=Lane.BULK,
             timeout=None,
@@ -331,39 +305,7 @@ class Drive:
 
     async def _json(self, request: Any, cost: int) -> dict[str, Any]:
         """Make a small call and return its JSON object. All of them are safe to repeat: creates carry their id."""
-        return await self._caller.call(self._call(request, cost), self._patient, lambda response: _parse(request, response))
-
-    def _call(self, request: Any, cost: int) -> Call:
-        method, url, headers, body = request.method, request.uri, _headers(request), request.body
-        if method == "GET" and len(url) > MAX_URI_LENGTH:
-            # As googleapiclient itself does: Google's front end refuses longer addresses.
-            parts = urlsplit(url)
-            method, url, body = "POST", parts._replace(query="").geturl(), parts.query
-            headers |= {"x-http-method-override": "GET", "content-type": "application/x-www-form-urlencoded"}
-        return Call(_name(request), method, url, headers, body.encode() if body else None, cost)
-
-    def _media_url(self, request: Any, upload_type: str) -> str:
-        """A metadata request's address, moved to the upload service."""
-        return f"{self._upload_base}{request.uri.removeprefix(self._base)}&uploadType={upload_type}"
-
-
-def _name(request: Any) -> str:
-    return str(request.methodId).removeprefix("drive.")
-
-
-def _headers(request: Any) -> dict[str, str]:
-    kept = {name: value for name, value in request.headers.items() if name not in _DROPPED_HEADERS}
-    return {**kept, "user-agent": _USER_AGENT}
-
-
-def _parse(request: Any, response: Response) -> dict[str, Any]:
-    try:
-        data = request.postproc(response, response.body)
-    except ValueError:
-        raise not_json(_name(request)) from None
-    if not isinstance(data, dict):
-        raise not_json(_name(request))
-    return data
+        return await self._caller.call(self._api.call(request, cost), self._patient, lambda response: parse(request, response))
 
 
 def _token(data: Mapping[str, Any], key: str, name: str) -> str:

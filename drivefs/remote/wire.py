@@ -27,6 +27,8 @@ __all__ = [
     "related_body",
     "to_ms",
     "valid_id",
+    "valid_mime_type",
+    "valid_revision",
 ]
 
 # In a listing every item has the folder that was asked for as its parent; asking for parents would cap a page at 460 items.
@@ -42,6 +44,8 @@ _EARLIEST: Final = (datetime.min.replace(tzinfo=timezone.utc) - _EPOCH) // _MILL
 _LATEST: Final = (datetime.max.replace(tzinfo=timezone.utc) - _EPOCH) // _MILLISECOND
 _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-]\d\d:\d\d))", re.ASCII)
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
+_REVISION: Final = re.compile(r"[A-Za-z0-9_=-]{1,256}", re.ASCII)
+_MIME: Final = re.compile(r"[A-Za-z0-9][\w!#$&^.+-]{0,126}/[A-Za-z0-9][\w!#$&^.+-]{0,126}(; ?[\w!#$&^.+=\"-]+)*", re.ASCII)
 # DELETE files/trash empties the trash; files/generateIds is a method too.
 _RESERVED: Final = frozenset({"trash", "generateIds"})
 
@@ -51,6 +55,20 @@ def valid_id(file_id: str) -> str:
     if not _ID.fullmatch(file_id) or file_id in _RESERVED:
         raise BadRequest(f"{file_id[:140]!r} is not a Drive item's id. List the folder again.")
     return file_id
+
+
+def valid_revision(revision: str) -> str:
+    """``revision``, or BadRequest where it could mean something else in a request's path."""
+    if not _REVISION.fullmatch(revision):
+        raise BadRequest(f"{revision[:140]!r} is not a revision's id. Read the file's metadata again.")
+    return revision
+
+
+def valid_mime_type(mime_type: str) -> str:
+    """``mime_type``, or BadRequest where it could end the header field it is put into (RFC 6838, 4.2)."""
+    if not _MIME.fullmatch(mime_type):
+        raise BadRequest(f"{mime_type[:140]!r} is not a MIME type. Report this as a defect of drivefs.")
+    return mime_type
 
 
 def to_ms(text: str) -> int:
@@ -143,11 +161,9 @@ def related_body(metadata: Mapping[str, Any], content: bytes | memoryview, mime_
 
     The boundary is 128 random bits, which cannot occur in the content by accident or by design.
     """
-    if not (mime_type.isascii() and mime_type.isprintable()):
-        raise BadRequest(f"{mime_type[:80]!r} is not a MIME type. Report this as a defect of drivefs.")
     boundary = secrets.token_hex(16)
     head = (
         f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(metadata)}\r\n"
-        f"--{boundary}\r\nContent-Type: {mime_type}\r\n\r\n"
+        f"--{boundary}\r\nContent-Type: {valid_mime_type(mime_type)}\r\n\r\n"
     )
     return f"multipart/related; boundary={boundary}", b"".join((head.encode(), content, f"\r\n--{boundary}--\r\n".encode()))

@@ -1,0 +1,168 @@
+"""One HTTP request's life in its worker thread: libcurl's callbacks, and the way back to the trio loop.
+
+Invariant: once ``cancelled`` is set, on the loop, no callback of the caller runs any more, for it is looked at on the loop, too.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import trio
+
+from drivefs.base.errors import RemoteError
+
+__all__ = ["PIECE", "Cancelled", "OnHead", "Request", "Sink", "Transfer"]
+
+PIECE: Final = 256 * 1024
+MAX_ERROR_BODY: Final = 1024 * 1024
+MAX_BODY: Final = 64 * 1024 * 1024
+_PIECE_AGE: Final = 0.05  # seconds: a slow link's bytes are handed over before a whole piece has gathered
+_SEEK_OK: Final = 0  # CURL_SEEKFUNC_OK
+_SEEK_IMPOSSIBLE: Final = 2  # CURL_SEEKFUNC_CANTSEEK
+
+Sink = Callable[[bytes], None]
+OnHead = Callable[[int, Mapping[str, str]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for; see ``Transport.request``."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | memoryview | None
+    sink: Sink | None
+    on_head: OnHead | None
+    decode: bool
+    timeout: float | None
+    stall: float
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).netloc.rpartition("@")[2]
+
+
+class Cancelled(Exception):
+    """The awaiting task is gone; its thread ends."""
+
+
+class Transfer:
+    """One request in its thread. ``cancelled`` is set on the loop; everything else belongs to the thread."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.cancelled = False
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.failure: BaseException | None = None
+        self._head_done = False
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._handed_at = time.monotonic()
+        self._sent = 0
+
+    # --- towards the loop ---
+
+    def on_loop(self, function: Callable[[], None]) -> None:
+        """Run ``function`` on the trio loop, unless the caller of the request has gone."""
+
+        def guarded() -> None:
+            if self.cancelled:
+                raise Cancelled
+            function()
+
+        try:
+            trio.from_thread.run_sync(guarded)
+        except trio.RunFinishedError:
+            raise Cancelled from None
+
+    def _hand_over(self) -> None:
+        sink, data = self.request.sink, b"".join(self._pieces)
+        assert sink is not None
+        self._pieces, self._size, self._handed_at = [], 0, time.monotonic()
+        if data:
+            self.on_loop(lambda: sink(data))
+
+    def _guard(self, function: Callable[[], None], good: int) -> int:
+        """Run a callback's work; an exception is kept in ``failure`` and stops the transfer, for C code cannot carry it."""
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 - raised again by Transport
+            self.failure = error
+            return -1
+        return good
+
+    # --- called by libcurl ---
+
+    def on_header_line(self, line: bytes) -> int:
+        return self._guard(lambda: self._header_line(line), len(line))
+
+    def _header_line(self, line: bytes) -> None:
+        if self._head_done:
+            return  # trailers of a chunked body
+        text = line.decode("latin-1").strip()
+        if line.startswith(b"HTTP/"):
+            words = text.split(None, 2)
+            self.status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+            self.headers = {}
+        elif not text:
+            self._end_of_head()
+        else:
+            name, _, value = text.partition(":")
+            name, value = name.strip().lower(), value.strip()
+            self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
+
+    def _end_of_head(self) -> None:
+        if self.status < 200:
+            return  # an interim answer; the real one follows (RFC 9110, 15.2)
+        self._head_done = True
+        on_head = self.request.on_head
+        if on_head is not None and self.status < 300:
+            self.on_loop(lambda: on_head(self.status, self.headers))
+
+    def on_body(self, data: bytes) -> int:
+        return self._guard(lambda: self._body(data), len(data))
+
+    def _body(self, data: bytes) -> None:
+        success = 200 <= self.status < 300
+        if not success and self._size >= MAX_ERROR_BODY:
+            return
+        if success and self.request.sink is None and self._size + len(data) > MAX_BODY:
+            raise RemoteError(f"{self.request.host} sent an answer of more than {MAX_BODY >> 20} MiB where a small one was due.")
+        streaming = success and self.request.sink is not None
+        if streaming and self._size + len(data) > PIECE:
+            self._hand_over()
+        self._pieces.append(data)
+        self._size += len(data)
+        if streaming and time.monotonic() - self._handed_at > _PIECE_AGE:
+            self._hand_over()
+
+    def on_progress(self, *_counts: float) -> int:
+        return 1 if self.cancelled else 0
+
+    def on_read(self, size: int) -> bytes:
+        body = memoryview(self.request.body or b"")
+        piece = bytes(body[self._sent : self._sent + size])
+        self._sent += len(piece)
+        return piece
+
+    def on_seek(self, offset: int, origin: int) -> int:
+        """libcurl begins again where a kept connection turned out to be dead before anything was answered."""
+        if origin != os.SEEK_SET:
+            return _SEEK_IMPOSSIBLE
+        self._sent = offset
+        return _SEEK_OK
+
+    # --- after the end ---
+
+    def finish(self) -> bytes:
+        """Hand over what is left; the body where nobody else took it."""
+        if self.request.sink is not None and 200 <= self.status < 300:
+            self._hand_over()
+        return b"".join(self._pieces)
