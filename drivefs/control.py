@@ -75,17 +75,16 @@ def _listening(path: Path) -> Iterator[socket.socket]:
     if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
         raise UsageError(f"The path of the control socket, {str(path)!r}, is too long. Set DRIVEFS_RUNTIME_DIR to a shorter one.")
     private_directory(path.parent, "The directory for control sockets", NO_ACCESS, UsageError)
-    door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as door:
         with _locked(path.parent):
             _remove_stale(path)
             _bind(door, path)
             inode = os.lstat(path).st_ino
-        yield door
-    finally:
-        door.close()
-    with _locked(path.parent):
-        _unlink_own(path, inode)
+        try:
+            yield door
+        finally:
+            with _locked(path.parent):
+                _unlink_own(path, inode)
 
 
 @contextmanager
@@ -180,9 +179,9 @@ class _Conversation:
                 *lines, rest = buffer.split(b"\n")
                 buffer = rest
                 for line in lines:
+                    _require_short(line)
                     requests.send_nowait(bytes(line))
-                if max(map(len, [*lines, rest])) > _MAX_LINE:
-                    raise UsageError(f"A request may have {_MAX_LINE} bytes. Ask for fewer paths at once.")
+                _require_short(rest)
         except trio.WouldBlock:
             self._scope.cancel()  # the queue is full of requests nobody waits for: not one of our clients
         except UsageError as error:
@@ -222,7 +221,7 @@ class _Conversation:
     async def _perform(self, line: bytes) -> Any:
         try:
             request = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter for a thousand brackets
             raise UsageError(f"The request is not JSON: {error}.") from error
         if not isinstance(request, dict) or not isinstance(request.get("verb"), str):
             raise UsageError('A request is an object with a verb, such as {"verb": "status"}.')
@@ -242,6 +241,11 @@ class _Conversation:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._scope.cancel()
             await trio.lowlevel.checkpoint_if_cancelled()
+
+
+def _require_short(line: bytearray) -> None:
+    if len(line) > _MAX_LINE:
+        raise UsageError(f"A request may have {_MAX_LINE} bytes. Ask for fewer paths at once.")
 
 
 def _failure(error: DriveFSError) -> dict[str, Any]:
