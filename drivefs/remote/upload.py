@@ -40,7 +40,7 @@ class Uploads:
         self, method: str, url: str, headers: Mapping[str, str], metadata: bytes, size: int, mime_type: str
     ) -> UploadSession:
         """Begin a session. Repeating this is harmless: a session that is never used vanishes."""
-        about = {"x-upload-content-type": wire.valid_mime_type(mime_type), "x-upload-content-length": str(size)}
+        about = {"x-upload-content-type": wire.usable_mime_type(mime_type), "x-upload-content-length": str(size)}
         call = Call("uploads.open", method, url, {**headers, **about}, metadata, COST_EDIT)
 
         def parse(response: Response) -> UploadSession:

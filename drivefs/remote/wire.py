@@ -26,8 +26,8 @@ __all__ = [
     "patch_body",
     "related_body",
     "to_ms",
+    "usable_mime_type",
     "valid_id",
-    "valid_mime_type",
     "valid_revision",
 ]
 
@@ -64,11 +64,12 @@ def valid_revision(revision: str) -> str:
     return revision
 
 
-def valid_mime_type(mime_type: str) -> str:
-    """``mime_type``, or BadRequest where it could end the header field it is put into (RFC 6838, 4.2)."""
-    if not _MIME.fullmatch(mime_type):
-        raise BadRequest(f"{mime_type[:140]!r} is not a MIME type. Report this as a defect of drivefs.")
-    return mime_type
+def usable_mime_type(mime_type: str) -> str:
+    """``mime_type``, or the type of unknown bytes where it could end the header field it is put into (RFC 6838, 4.2).
+
+    Not an error: other programs store what they like as a type, and new bytes must reach Drive all the same.
+    """
+    return mime_type if _MIME.fullmatch(mime_type) else "application/octet-stream"
 
 
 def to_ms(text: str) -> int:
@@ -164,6 +165,6 @@ def related_body(metadata: Mapping[str, Any], content: bytes | memoryview, mime_
     boundary = secrets.token_hex(16)
     head = (
         f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(metadata)}\r\n"
-        f"--{boundary}\r\nContent-Type: {valid_mime_type(mime_type)}\r\n\r\n"
+        f"--{boundary}\r\nContent-Type: {usable_mime_type(mime_type)}\r\n\r\n"
     )
     return f"multipart/related; boundary={boundary}", b"".join((head.encode(), content, f"\r\n--{boundary}--\r\n".encode()))
