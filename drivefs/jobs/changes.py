@@ -24,7 +24,10 @@ _LONGEST_PAUSE: Final = 300.0
 
 
 class Changes:
-    """Polls every ``interval`` seconds; less often, up to five minutes, while Drive cannot be reached."""
+    """Polls every ``interval`` seconds; less often, up to five minutes, while Drive cannot be reached.
+
+    notify: told what the kernel must forget.  merged: called after changes were merged, for whoever watches the tree.
+    """
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class Changes:
         tree: Tree,
         merger: Merger,
         notify: Callable[[Sequence[Invalidation]], None],
+        merged: Callable[[], None],
         stats: Stats,
         interval: float,
     ) -> None:
@@ -39,6 +43,7 @@ class Changes:
         self._tree = tree
         self._merger = merger
         self._notify = notify
+        self._merged = merged
         self._stats = stats
         self._interval = interval
         self._failures = 0
@@ -74,6 +79,8 @@ class Changes:
         while True:
             page = await self._drive.changes(token)
             self._notify(self._apply(page))
+            if page.changes:
+                self._merged()
             if page.finished:
                 return
             token = page.next_token

@@ -129,19 +129,20 @@ class Prefetch:
 
     async def ensure(self, content: Content, needed: Range, ahead: Range | None = None, unit: int = _LARGEST_UNIT) -> None:
         """Return when ``needed`` is present; begin fetching ``ahead`` too. Raises what made the needed bytes unavailable."""
-        self._begin(content, needed if ahead is None else Range(min(needed.start, ahead.start), max(needed.end, ahead.end)), unit)
+        self.begin(content, needed if ahead is None else Range(min(needed.start, ahead.start), max(needed.end, ahead.end)), unit)
         while gaps := content.missing(*needed):
             traffic = self._traffic.get(content.id)
             watched = [] if traffic is None else [fetch for fetch in traffic.fetches if fetch.touches(gaps)]
             if traffic is None or not watched:  # what had arrived was dropped meanwhile: ask again
-                self._begin(content, needed, unit)
+                self.begin(content, needed, unit)
                 continue
             await traffic.arrivals.park()
             for fetch in watched:
                 if fetch.error is not None and fetch.touches(content.missing(*needed)):
                     raise fetch.error
 
-    def _begin(self, content: Content, wanted: Range, unit: int) -> None:
+    def begin(self, content: Content, wanted: Range, unit: int) -> None:
+        """Fetch the holes of ``wanted`` that nobody fetches yet, in requests of ``unit`` bytes; do not wait for them."""
         if self._nursery is None:
             raise RuntimeError("prefetch is not being served")
         traffic = self._traffic.get(content.id) or _Traffic()

@@ -121,6 +121,18 @@ class Uploader:
             if node is not None and node.pending:
                 self.schedule(inode)
 
+    def failure(self, inode: int) -> str | None:
+        """The reason of the last failed attempt, while it stands."""
+        failure = self._failures.get(inode)
+        return None if failure is None else failure.reason
+
+    def rescan(self) -> None:
+        """Something merged from Drive may have made rows pending that nobody scheduled."""
+        for node in self._tree.pending():
+            known = node.inode in self._due or node.inode in self._running or node.inode in self._writers
+            if not known and node.inode not in self._failures:
+                self.schedule(node.inode, 0)
+
     # -- told by people --------------------------------------------------------------------------------------------
 
     def unsent(self, below: Collection[int] = ()) -> list[Unsent]:
@@ -409,7 +421,8 @@ class Uploader:
             self._apply(item)
             node = self._tree.find(content.inode)
             if node is None or node.remote_id != item.id:
-                return  # a rename gave the item to another row while we were sending
+                self.rescan()  # a rename gave the item to another row while we were sending, and that row must go on
+                return
             matches = item.md5 == sent.md5
             self._cache.mark_uploaded(content, item, sent.md5, current=current and matches)
         if current and not matches:

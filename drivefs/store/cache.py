@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from drivefs.base.errors import CacheUnusable, LocalDiskFull
+from drivefs.base.errors import CacheUnusable, LocalDiskFull, PathError
 from drivefs.base.model import RemoteItem
 from drivefs.base.ranges import RangeSet
 from drivefs.store.content import Content
@@ -175,6 +175,9 @@ class Cache:
         if content.dirty and not content.frozen_generation:
             return
         node = self._tree.get(content.inode)
+        if node.content_dirty and node.content != content.id:
+            # A newer version of the file was opened and changed by somebody else: this one can only lose it.
+            raise PathError(errno.ESTALE)
         was_clean = not content.dirty
         with self._db.transaction():
             self._save_filled(content)
@@ -277,6 +280,23 @@ class Cache:
             low, high = min([start, *(r[0] for r in known)]), max([end, *(r[1] for r in known)])
             self._db.execute("INSERT INTO extent VALUES (?, ?, ?)", (content.id, low, high))
         content.unsaved = RangeSet()
+
+    def is_whole(self, node: Node) -> bool:
+        """Whether every byte of what the node shows lies here."""
+        if node.content is None:
+            return False
+        content = self.open(node.inode)
+        try:
+            return content.complete
+        finally:
+            self.close(content)
+
+    def rebase(self, node: Node, revision: str | None) -> None:
+        """The content, all of whose bytes are here, is to become the successor of ``revision``."""
+        self._db.execute("UPDATE content SET revision = ? WHERE id = ?", (revision, node.content))
+        content = self.find_open(node)
+        if content is not None:
+            content.revision = revision
 
     # -- uploading -------------------------------------------------------------------------------------------------
 

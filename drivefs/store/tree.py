@@ -331,10 +331,10 @@ class Tree:
         So a program that saves by writing a temporary file and renaming it keeps the item's id, and with it links, shares and
         revisions. The two rows exchange what the server knows of them; each row's local view then says what is to be done.
         """
-        identity = [c for c in _COLUMNS if c.startswith(("remote_", "synced_"))] + ["created_ms", "shortcut_target"]
+        identity = [c for c in _COLUMNS if c.startswith(("remote_", "synced_"))] + ["created_ms", "sent_md5"]
         ours = {column: getattr(newcomer, column) for column in identity}
         theirs = {column: getattr(victim, column) for column in identity}
-        void = {"session_uri": None, "session_generation": None, "sent_md5": None}
+        void = {"session_uri": None, "session_generation": None}
         with self.db.transaction():
             self.update(victim.inode, remote_id=None)
             self.update(newcomer.inode, **theirs, **void)
