@@ -6,21 +6,37 @@ had is None. Where a fake root can be given, /proc, /sys and /etc are looked for
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shlex
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import psutil
 
-__all__ = ["Cpu", "Disk", "Memory", "Mount", "System", "read_cpu", "read_disks", "read_memory", "read_mounts", "read_system"]
+__all__ = [
+    "Cpu",
+    "Disk",
+    "Memory",
+    "Mount",
+    "Space",
+    "System",
+    "measure",
+    "read_cpu",
+    "read_disks",
+    "read_memory",
+    "read_mounts",
+    "read_system",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,32 +209,72 @@ def read_mounts() -> list[Mount]:
     return sorted(wanted, key=lambda mount: mount.mountpoint)
 
 
-def _ask(mountpoint: str) -> os.statvfs_result | None:
-    """The file system's numbers; None for a single mounted file, as containers have at /etc/hosts."""
-    return os.statvfs(mountpoint) if stat.S_ISDIR(os.stat(mountpoint).st_mode) else None
+class Space(NamedTuple):
+    """Bytes of a file system; available: to an ordinary user."""
+
+    total: int
+    free: int
+    available: int
+
+
+_MEASURE: Final = """
+import os, stat, sys
+try:
+    found = os.statvfs(sys.argv[1]) if stat.S_ISDIR(os.stat(sys.argv[1]).st_mode) else None
+except OSError as error:
+    print(error.errno)
+else:
+    print(0, *[found.f_frsize * n for n in (found.f_blocks, found.f_bfree, found.f_bavail)] if found else [])
+"""
+
+
+def measure(mount: Mount) -> Space | None:
+    """The file system's numbers; None for a single mounted file, as containers have at /etc/hosts. May block for ever.
+
+    A FUSE mount is asked by a child process: once its daemon has taken a request and hangs, the kernel lets nobody out of the
+    wait, not even a thread of a process that was killed, and so a thread of ours would keep this whole process from ending.
+    The child holds none of our descriptors; where it never ends, init inherits it and it goes when the mount does.
+    """
+    if not mount.fstype.startswith("fuse"):
+        if not stat.S_ISDIR(os.stat(mount.mountpoint).st_mode):
+            return None
+        found = os.statvfs(mount.mountpoint)
+        return Space(*(found.f_frsize * blocks for blocks in (found.f_blocks, found.f_bfree, found.f_bavail)))
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _MEASURE, mount.mountpoint],
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    number, *sizes = [int(word) for word in child.communicate()[0].split()] or [errno.EIO]
+    if number:
+        raise OSError(number, os.strerror(number))
+    return Space(*sizes) if sizes else None
 
 
 def read_disks(
     mounts: Iterable[Mount],
-    ask: Callable[[str], os.statvfs_result | None] = _ask,
+    ask: Callable[[Mount], Space | None] = measure,
     timeout: float = _DISK_TIMEOUT,
 ) -> tuple[Disk, ...]:
     """Sizes of all ``mounts``. Each is asked in a thread of its own, because a dead server behind a network or FUSE mount
-    blocks statvfs for ever; what has not answered within ``timeout`` seconds, for all together, is reported so.
+    never answers; what has not answered within ``timeout`` seconds, for all together, is reported so.
 
     A device mounted in several places appears once, at its shortest path.
     """
-    answers: dict[str, os.statvfs_result | OSError | None] = {}
+    answers: dict[str, Space | OSError | None] = {}
 
-    def put(mountpoint: str) -> None:
+    def put(mount: Mount) -> None:
         try:
-            answers[mountpoint] = ask(mountpoint)
+            answers[mount.mountpoint] = ask(mount)
         except OSError as error:
-            answers[mountpoint] = error
+            answers[mount.mountpoint] = error
 
     mounts = list(mounts)
-    # Daemon threads: one that never returns must not keep the process from ending.
-    threads = [threading.Thread(target=put, args=(mount.mountpoint,), daemon=True) for mount in mounts]
+    # Daemon threads: one that never returns must not keep the interpreter from ending.
+    threads = [threading.Thread(target=put, args=(mount,), daemon=True) for mount in mounts]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + timeout
@@ -230,14 +286,13 @@ def read_disks(
     return tuple(_once_a_device(disk for disk in disks if disk))
 
 
-def _disk(mount: Mount, answer: os.statvfs_result | OSError | None) -> Disk | None:
+def _disk(mount: Mount, answer: Space | OSError | None) -> Disk | None:
     """None for what is no disk: a single file, or a file system without size."""
     if isinstance(answer, OSError):
         return Disk(mount.mountpoint, mount.source, mount.fstype, error=answer.strerror or str(answer))
-    if answer is None or answer.f_blocks == 0:
+    if answer is None or answer.total == 0:
         return None
-    total, free, available = (blocks * answer.f_frsize for blocks in (answer.f_blocks, answer.f_bfree, answer.f_bavail))
-    return Disk(mount.mountpoint, mount.source, mount.fstype, total, total - free, available)
+    return Disk(mount.mountpoint, mount.source, mount.fstype, answer.total, answer.total - answer.free, answer.available)
 
 
 def _once_a_device(disks: Iterable[Disk]) -> list[Disk]:
