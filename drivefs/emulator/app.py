@@ -1,0 +1,39 @@
+"""The ASGI application: all routes over one store."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from drivefs.emulator.admin import Admin
+from drivefs.emulator.auth import Gate
+from drivefs.emulator.calls import Calls
+from drivefs.emulator.errors import ApiError, PlainError, internal_error, not_routed, respond
+from drivefs.emulator.listing import natural_key
+from drivefs.emulator.query import install_functions
+from drivefs.emulator.store import Store
+from drivefs.emulator.uploads import Uploads
+from drivefs.emulator.wire import Traffic, Wire
+
+__all__ = ["Emulator"]
+
+
+class Emulator:
+    """One emulated Drive behind an ASGI door (``wire``)."""
+
+    def __init__(self, store: Store, tokens: frozenset[str] = frozenset()) -> None:
+        install_functions(store.connection)
+        store.connection.create_function("natural_key", 1, natural_key, deterministic=True)
+        self.store = store
+        self.traffic = Traffic()
+        gate = Gate(store, tokens)
+        calls = Calls(store, gate, self.traffic)
+        self._uploads = Uploads(calls)
+        admin = Admin(store, self.traffic, self._uploads.sessions, gate)
+        routes = [*calls.routes(), *self._uploads.routes(), Route("/token", gate.token_endpoint, methods=["POST"])]
+        handlers = {ApiError: respond, PlainError: respond, 404: not_routed, 405: not_routed, Exception: internal_error}
+        self.wire = Wire(Starlette(routes=[*routes, *admin.routes()], exception_handlers=handlers), self.traffic)
+
+    def close(self) -> None:
+        self._uploads.sessions.close()
+        self.store.close()

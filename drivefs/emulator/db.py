@@ -1,0 +1,156 @@
+"""The emulator's tables. Reading the schema's comments is reading what the emulated Drive knows.
+
+One connection, used on the event loop's thread only: statements are short, and code without ``await`` is atomic.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+__all__ = ["connect", "new_drive", "transaction"]
+
+SCHEMA_VERSION: Final = 1
+
+SCHEMA: Final = """
+CREATE TABLE drive (                  -- exactly one row
+  root_id TEXT NOT NULL,
+  secret BLOB NOT NULL,               -- signs ids and page tokens; a reset makes a new one, which voids all of them
+  first_change INTEGER NOT NULL,      -- change tokens below this belong to a Drive before a reset
+  last_change INTEGER NOT NULL,
+  usage INTEGER NOT NULL DEFAULT 0,   -- bytes; kept exact by the triggers below
+  usage_trashed INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE items (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, -- order of creation
+  id TEXT NOT NULL UNIQUE,
+  name TEXT NOT NULL,
+  name_folded TEXT NOT NULL,          -- name.casefold(): equality on names ignores case
+  mime_type TEXT NOT NULL,
+  parent TEXT,                        -- an item has at most one; NULL for the root
+  explicitly_trashed INTEGER NOT NULL DEFAULT 0,
+  trashed INTEGER NOT NULL DEFAULT 0, -- explicitly, or through an ancestor
+  created_ms INTEGER NOT NULL,
+  modified_ms INTEGER NOT NULL,
+  viewed_ms INTEGER,
+  change INTEGER NOT NULL DEFAULT 0,  -- position in the changes feed, and the item's version
+  change_ms INTEGER NOT NULL DEFAULT 0,
+  head_revision TEXT,                 -- this and the next five: NULL for items without bytes
+  size INTEGER,
+  md5 TEXT,
+  sha1 TEXT,
+  sha256 TEXT,
+  original_filename TEXT,
+  quota_bytes INTEGER NOT NULL DEFAULT 0, -- head revision and those kept for ever
+  starred INTEGER NOT NULL DEFAULT 0,
+  shortcut_target TEXT,
+  shortcut_mime_type TEXT,            -- of the target, when the shortcut was made
+  app_properties TEXT NOT NULL DEFAULT '{}',
+  properties TEXT NOT NULL DEFAULT '{}',
+  extra TEXT NOT NULL DEFAULT '{}'    -- fields that are stored and returned, and mean nothing here
+);
+CREATE INDEX items_listing ON items(parent, trashed);
+CREATE INDEX items_name ON items(name_folded, parent);
+CREATE INDEX items_change ON items(change);
+CREATE INDEX items_shortcut ON items(shortcut_target) WHERE shortcut_target IS NOT NULL;
+CREATE TABLE tombstones (             -- ids that existed; they are never given out or accepted again
+  id TEXT PRIMARY KEY,
+  change INTEGER,                     -- NULL where the item went with its folder, which the feed does not tell
+  change_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX tombstones_change ON tombstones(change);
+CREATE TABLE revisions (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL UNIQUE,
+  item TEXT NOT NULL,
+  blob TEXT,                          -- file in the content folder; NULL where there are no bytes
+  size INTEGER NOT NULL,
+  md5 TEXT NOT NULL,
+  sha1 TEXT NOT NULL,
+  sha256 TEXT NOT NULL,
+  mime_type TEXT NOT NULL,
+  original_filename TEXT NOT NULL,
+  modified_ms INTEGER NOT NULL,
+  keep INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX revisions_item ON revisions(item, seq);
+CREATE INDEX revisions_blob ON revisions(blob);
+CREATE TABLE sessions (               -- resumable uploads; how much was received is the length of uploads/<id>
+  id TEXT PRIMARY KEY,
+  item TEXT,                          -- the file to be updated; NULL for a create
+  body TEXT NOT NULL,                 -- metadata as sent when the session was opened
+  query TEXT NOT NULL,                -- parameters of that request, among them ``fields``
+  content_type TEXT,
+  total INTEGER,                      -- declared length; NULL = unknown
+  created_ms INTEGER NOT NULL,
+  finished_item TEXT                  -- set at commit, so that a lost answer can be asked for again
+) WITHOUT ROWID;
+CREATE TABLE tokens (                 -- access tokens issued by /token, and any that were revoked
+  token TEXT PRIMARY KEY,
+  expires_ms INTEGER NOT NULL,        -- 0 = revoked
+  scopes TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TRIGGER usage_insert AFTER INSERT ON items WHEN NEW.quota_bytes > 0 BEGIN
+  UPDATE drive SET usage = usage + NEW.quota_bytes, usage_trashed = usage_trashed + NEW.trashed * NEW.quota_bytes;
+END;
+CREATE TRIGGER usage_delete AFTER DELETE ON items WHEN OLD.quota_bytes > 0 BEGIN
+  UPDATE drive SET usage = usage - OLD.quota_bytes, usage_trashed = usage_trashed - OLD.trashed * OLD.quota_bytes;
+END;
+CREATE TRIGGER usage_update AFTER UPDATE OF quota_bytes, trashed ON items BEGIN
+  UPDATE drive SET usage = usage + NEW.quota_bytes - OLD.quota_bytes,
+    usage_trashed = usage_trashed + NEW.trashed * NEW.quota_bytes - OLD.trashed * OLD.quota_bytes;
+END;
+"""
+
+
+def connect(path: Path | None) -> sqlite3.Connection:
+    """Open (and, when new, lay out) the database at ``path``, or one in memory."""
+    connection = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    if path is not None:
+        os.chmod(path, 0o600)
+        connection.execute("PRAGMA journal_mode=WAL")
+    # NORMAL: a killed process loses nothing; a power cut may lose the last commits, but never consistency.
+    connection.executescript("PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-65536;")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+    elif version != SCHEMA_VERSION:
+        raise RuntimeError(f"{path} was written by another version of the emulator (schema {version}); use a new --data folder.")
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing. Must not be held across an ``await``."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def new_drive(connection: sqlite3.Connection, now_ms: int) -> None:
+    """An empty Drive in place of whatever there was. Call within a transaction."""
+    former = connection.execute("SELECT last_change FROM drive").fetchone()
+    # A gap, so that no token of the former Drive can be mistaken for one of this.
+    change = (former["last_change"] + 1000) if former else 100
+    for table in ("items", "tombstones", "revisions", "sessions", "tokens", "drive"):
+        connection.execute(f"DELETE FROM {table}")
+    root_id = "0A" + secrets.token_urlsafe(12) + "PVA"
+    connection.execute(
+        "INSERT INTO drive (root_id, secret, first_change, last_change) VALUES (?, ?, ?, ?)",
+        (root_id, secrets.token_bytes(32), change + 1, change),
+    )
+    connection.execute(
+        "INSERT INTO items (id, name, name_folded, mime_type, created_ms, modified_ms)"
+        " VALUES (?, 'My Drive', 'my drive', 'application/vnd.google-apps.folder', ?, ?)",
+        (root_id, now_ms, now_ms),
+    )

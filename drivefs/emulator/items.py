@@ -1,0 +1,343 @@
+"""The rules for items: create, update, move, trash, delete, copy. Each public function is one transaction.
+
+Invariant: ``items.trashed`` = explicitly trashed, or the parent is trashed. Blobs are adopted before and removed after
+the transaction, so that a row never names bytes that are not there.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from drivefs.emulator import revisions
+from drivefs.emulator.content import EMPTY, Landed
+from drivefs.emulator.errors import ApiError, bad_request, not_found, not_writable
+from drivefs.emulator.metadata import EXTRA_FIELDS, merge_properties
+from drivefs.emulator.store import Store
+from drivefs.emulator.values import FOLDER, SHORTCUT, is_docs_type, is_google_type
+
+__all__ = [
+    "NewContent",
+    "check_create",
+    "check_update",
+    "copy",
+    "create",
+    "delete",
+    "empty_trash",
+    "missing_drive",
+    "touch",
+    "update",
+]
+
+# Changes of these bump modifiedTime; moves, trashing, starring and viewing do not.
+_MODIFYING: Final = frozenset({"name", "properties", "appProperties", "originalFilename"}) | EXTRA_FIELDS
+_COLUMNS: Final = {
+    "modifiedTime": "modified_ms",
+    "viewedByMeTime": "viewed_ms",
+    "starred": "starred",
+    "createdTime": "created_ms",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NewContent:
+    """Bytes for a new revision. mime_type: of the media part, None where it had none. blob: None for empty content."""
+
+    blob: str | None
+    landed: Landed
+    mime_type: str | None = None
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A create request that may be carried out."""
+
+    id: str
+    name: str
+    mime_type: str
+    parent: sqlite3.Row
+    target: sqlite3.Row | None
+
+
+def _parent(store: Store, parent_id: str) -> sqlite3.Row:
+    parent = store.item(parent_id)
+    if parent["mime_type"] != FOLDER:
+        raise ApiError(403, "parentNotAFolder", "The specified parent is not a folder.")
+    return parent
+
+
+def _new_id(store: Store, wanted: str | None, mime_type: str) -> str:
+    kind = "shortcuts" if mime_type == SHORTCUT else "files"
+    if wanted is None:
+        return store.ids.make(kind)
+    if is_docs_type(mime_type):
+        raise ApiError(403, "forbidden", "Generated IDs are not supported for Docs Editors formats.")
+    if store.find(wanted) or store.connection.execute("SELECT 1 FROM tombstones WHERE id = ?", (wanted,)).fetchone():
+        raise ApiError(
+            409, "fileIdInUse", "A file already exists with the provided ID.", location="file.id", location_type="other"
+        )
+    if not store.ids.made(wanted, kind):
+        raise ApiError(400, "invalid", "The provided file ID is not usable.", location="file.id", location_type="other")
+    return wanted
+
+
+def _shortcut_target(store: Store, values: Mapping[str, Any], mime_type: str) -> sqlite3.Row | None:
+    if mime_type != SHORTCUT:
+        if "shortcutDetails" in values:
+            raise not_writable()
+        return None
+    if "shortcutDetails" not in values:
+        raise bad_request("A shortcut needs shortcutDetails.targetId.", location="shortcutDetails.targetId", reason="required")
+    target = store.item(values["shortcutDetails"])
+    if target["mime_type"] == SHORTCUT:
+        raise ApiError(403, "shortcutTargetInvalid", "A shortcut cannot point to another shortcut.")
+    return target
+
+
+def check_create(
+    store: Store, values: Mapping[str, Any], *, media_type: str | None = None, media_size: int | None = None
+) -> _Plan:
+    """Whether an item may be created as asked. media_size None: there is no media, or its size is not known yet."""
+    mime_type = values.get("mimeType") or media_type or "application/octet-stream"
+    if media_type is not None and is_google_type(mime_type):
+        raise bad_request("Content cannot be uploaded to an item of this type.", location="mimeType")
+    parents = values.get("parents") or ["root"]
+    if len(parents) > 1:
+        raise ApiError(403, "cannotAddParent", "Increasing the number of parents is not allowed")
+    plan = _Plan(
+        _new_id(store, values.get("id"), mime_type),
+        values.get("name", "Untitled"),
+        mime_type,
+        _parent(store, parents[0]),
+        _shortcut_target(store, values, mime_type),
+    )
+    store.check_room(media_size or 0)
+    return plan
+
+
+def create(store: Store, values: Mapping[str, Any], content: NewContent | None = None) -> sqlite3.Row:
+    """A new item; without content, a type that has bytes gets an empty file."""
+    with store.transaction():
+        plan = check_create(
+            store,
+            values,
+            media_type=(content.mime_type or "application/octet-stream") if content else None,
+            media_size=content.landed.size if content else None,
+        )
+        _insert(store, plan, values)
+        if content is None and not is_google_type(plan.mime_type):
+            content = NewContent(None, EMPTY)
+        if content is not None:
+            _add_revision(store, plan.id, content, plan.mime_type, values.get("originalFilename", plan.name))
+        return store.item(plan.id)
+
+
+def _insert(store: Store, plan: _Plan, values: Mapping[str, Any]) -> None:
+    now = store.clock()
+    extra = {field: values[field] for field in EXTRA_FIELDS & set(values) if values[field] is not None}
+    store.connection.execute(
+        "INSERT INTO items (id, name, name_folded, mime_type, parent, trashed, created_ms, modified_ms, viewed_ms, change,"
+        " change_ms, starred, shortcut_target, shortcut_mime_type, app_properties, properties, extra)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            plan.id, plan.name, plan.name.casefold(), plan.mime_type, plan.parent["id"], plan.parent["trashed"],
+            values.get("createdTime", now), values.get("modifiedTime", now), values.get("viewedByMeTime"),
+            store.next_change(), now, values.get("starred", False),
+            plan.target and plan.target["id"], plan.target and plan.target["mime_type"],
+            merge_properties("{}", values.get("appProperties")), merge_properties("{}", values.get("properties")),
+            json.dumps(extra, ensure_ascii=False),
+        ),
+    )  # fmt: skip
+
+
+def _add_revision(store: Store, item_id: str, content: NewContent, mime_type: str, filename: str) -> None:
+    revisions.add(
+        store, item_id, content.blob, content.landed,
+        mime_type=mime_type, filename=filename, modified_ms=store.clock(), keep=content.keep,
+    )  # fmt: skip
+
+
+def _new_parent(store: Store, row: sqlite3.Row, add: Sequence[str], remove: Sequence[str]) -> sqlite3.Row | None:
+    """The parent after a move, or None where it stays. addParents replaces; removing the only parent leads to the root."""
+    added = [store.root_id if one == "root" else one for one in add]
+    removed = {store.root_id if one == "root" else one for one in remove}
+    wanted = [one for one in dict.fromkeys(added) if one not in removed and one != row["parent"]]
+    if len(wanted) > 1:
+        raise ApiError(403, "cannotAddParent", "Increasing the number of parents is not allowed")
+    if wanted:
+        parent = _parent(store, wanted[0])
+    elif row["parent"] in removed and row["parent"] not in added:
+        parent = store.item("root")
+    else:
+        return None
+    _check_no_cycle(store, row["id"], parent)
+    return parent
+
+
+def _check_no_cycle(store: Store, item_id: str, parent: sqlite3.Row) -> None:
+    ancestors = store.connection.execute(
+        "WITH RECURSIVE up(id) AS (SELECT ? UNION SELECT parent FROM items JOIN up USING (id)) SELECT id FROM up", (parent["id"],)
+    )
+    if any(row["id"] == item_id for row in ancestors):
+        raise bad_request("A folder cannot be moved into itself or one of its descendants.", location="addParents")
+
+
+def check_update(
+    store: Store, item_id: str, values: Mapping[str, Any], *, media: bool, media_size: int | None = None
+) -> sqlite3.Row:
+    """Whether the item may be changed as asked (moves aside). Returns its row."""
+    row = store.item(item_id)
+    if row["id"] == store.root_id and (set(values) - {"starred", "viewedByMeTime"} or media):
+        raise ApiError(403, "insufficientFilePermissions", "The user does not have sufficient permissions for this file.")
+    if media and is_google_type(row["mime_type"]):
+        raise bad_request("Content cannot be uploaded to an item of this type.", location="fileId")
+    changed_type = values.get("mimeType", row["mime_type"]) != row["mime_type"]
+    if changed_type and (not media or is_google_type(values["mimeType"])):
+        raise not_writable()
+    if "originalFilename" in values and row["head_revision"] is None:
+        raise not_writable()
+    if media and media_size is not None:
+        store.check_room(media_size - (row["size"] or 0))
+    return row
+
+
+def update(
+    store: Store,
+    item_id: str,
+    values: Mapping[str, Any],
+    *,
+    add_parents: Sequence[str] = (),
+    remove_parents: Sequence[str] = (),
+    content: NewContent | None = None,
+) -> sqlite3.Row:
+    """Change metadata, place and content, all or nothing. A request that changes nothing makes no new version."""
+    doomed: list[str | None] = []
+    with store.transaction():
+        media = content is not None
+        row = check_update(store, item_id, values, media=media, media_size=content.landed.size if content else None)
+        if row["id"] == store.root_id and (add_parents or remove_parents):
+            raise ApiError(403, "insufficientFilePermissions", "The user does not have sufficient permissions for this file.")
+        parent = _new_parent(store, row, add_parents, remove_parents)
+        columns = _changed_columns(store, row, values, parent)
+        if content is not None:
+            filename = values.get("originalFilename") or row["original_filename"]
+            _add_revision(store, row["id"], content, values.get("mimeType") or content.mime_type or row["mime_type"], filename)
+            doomed = revisions.purge(store, row["id"])
+        elif "originalFilename" in values:
+            store.connection.execute(
+                "UPDATE revisions SET original_filename = ? WHERE id = ?", (values["originalFilename"], row["head_revision"])
+            )
+            columns["original_filename"] = values["originalFilename"]
+        if "modifiedTime" not in values and (media or _MODIFYING & set(values)):
+            columns["modified_ms"] = store.clock()
+        if columns or media:
+            _write(store, row, columns)
+        row = store.item(row["id"])
+    store.unlink_unused(doomed)
+    return row
+
+
+def _changed_columns(store: Store, row: sqlite3.Row, values: Mapping[str, Any], parent: sqlite3.Row | None) -> dict[str, Any]:
+    columns: dict[str, Any] = {_COLUMNS[field]: values[field] for field in _COLUMNS.keys() & set(values)}
+    if "name" in values:
+        columns |= {"name": values["name"], "name_folded": values["name"].casefold()}
+    for field, column in (("appProperties", "app_properties"), ("properties", "properties")):
+        if field in values:
+            columns[column] = merge_properties(row[column], values[field])
+    if changed := EXTRA_FIELDS & set(values):
+        extra = json.loads(row["extra"]) | {field: values[field] for field in changed}
+        columns["extra"] = json.dumps({k: v for k, v in extra.items() if v is not None}, ensure_ascii=False)
+    if parent is not None:
+        columns["parent"] = parent["id"]
+    if parent is not None or "trashed" in values:
+        explicit = values.get("trashed", bool(row["explicitly_trashed"]))
+        above = parent if parent is not None else store.item(row["parent"])
+        columns |= {"explicitly_trashed": explicit, "trashed": bool(explicit or above["trashed"])}
+    return columns
+
+
+def _write(store: Store, row: sqlite3.Row, columns: dict[str, Any]) -> None:
+    columns = columns | {"change": store.next_change(), "change_ms": store.clock()}
+    assignments = ", ".join(f"{column} = ?" for column in columns)
+    store.connection.execute(f"UPDATE items SET {assignments} WHERE id = ?", (*columns.values(), row["id"]))
+    if "trashed" in columns and columns["trashed"] != bool(row["trashed"]) and row["mime_type"] == FOLDER:
+        _inherit_trashed(store, row["id"], columns["trashed"])
+
+
+def touch(store: Store, item_id: str) -> None:
+    """A new version and a place in the feed, for changes that are made elsewhere. Call within a transaction."""
+    store.connection.execute(
+        "UPDATE items SET change = ?, change_ms = ? WHERE id = ?", (store.next_change(), store.clock(), item_id)
+    )
+
+
+def _inherit_trashed(store: Store, folder_id: str, trashed: bool) -> None:
+    """Hand a folder's new state down. The feed does not tell of the descendants, so their version stays."""
+    store.connection.execute(
+        "WITH RECURSIVE below(id) AS (SELECT id FROM items WHERE parent = ?1 AND NOT explicitly_trashed"
+        " UNION ALL SELECT items.id FROM items JOIN below ON items.parent = below.id WHERE NOT explicitly_trashed)"
+        " UPDATE items SET trashed = ?2 WHERE id IN below",
+        (folder_id, trashed),
+    )
+
+
+def delete(store: Store, item_id: str) -> None:
+    """Delete for good, with all that lies below."""
+    if store.item(item_id)["id"] == store.root_id:
+        raise ApiError(403, "insufficientFilePermissions", "The user does not have sufficient permissions for this file.")
+    with store.transaction():
+        doomed = _delete_tree(store, item_id)
+    store.unlink_unused(doomed)
+
+
+def _delete_tree(store: Store, top_id: str) -> list[str | None]:
+    rows = store.connection.execute(
+        "WITH RECURSIVE tree(id) AS (SELECT ? UNION ALL SELECT items.id FROM items JOIN tree ON items.parent = tree.id)"
+        " SELECT id FROM tree",
+        (top_id,),
+    )
+    ids, now = [row["id"] for row in rows], store.clock()
+    doomed = revisions.drop_all(store, ids)
+    store.connection.executemany("DELETE FROM items WHERE id = ?", [(one,) for one in ids])
+    stones = [(one, store.next_change() if one == top_id else None, now) for one in ids]
+    store.connection.executemany("INSERT INTO tombstones (id, change, change_ms) VALUES (?, ?, ?)", stones)
+    return doomed
+
+
+def empty_trash(store: Store) -> None:
+    """Delete for good whatever was put in the trash, with all that lies below."""
+    doomed: list[str | None] = []
+    with store.transaction():
+        for row in store.connection.execute("SELECT id FROM items WHERE explicitly_trashed ORDER BY seq").fetchall():
+            if store.find(row["id"]) is not None:  # it may have gone with a trashed folder above it
+                doomed += _delete_tree(store, row["id"])
+    store.unlink_unused(doomed)
+
+
+def copy(store: Store, item_id: str, values: Mapping[str, Any], *, keep: bool = False) -> sqlite3.Row:
+    """A server-side copy; its bytes are shared with the source until either changes."""
+    source = store.item(item_id)
+    if source["mime_type"] == FOLDER:
+        raise ApiError(403, "cannotCopyFile", "This file cannot be copied by the user.")
+    if "mimeType" in values and values["mimeType"] != source["mime_type"]:
+        raise bad_request("The requested conversion is not supported.", location="mimeType")
+    inherited: dict[str, Any] = {"name": f"Copy of {source['name']}", "mimeType": source["mime_type"]}
+    inherited |= {"parents": [source["parent"] or store.root_id]} | json.loads(source["extra"])
+    inherited |= {"appProperties": json.loads(source["app_properties"]), "properties": json.loads(source["properties"])}
+    if source["shortcut_target"]:
+        inherited["shortcutDetails"] = source["shortcut_target"]
+    wanted = inherited | dict(values)
+    if source["head_revision"] is None:
+        return create(store, wanted)
+    revision = revisions.find(store, source, "head")
+    landed = Landed(None, revision["size"], revision["md5"], revision["sha1"], revision["sha256"])
+    return create(store, wanted, NewContent(revision["blob"], landed, revision["mime_type"], keep))
+
+
+def missing_drive(drive_id: str) -> ApiError:
+    """Shared drives are not emulated yet: there are none."""
+    return not_found(drive_id, "Shared drive", "driveId")

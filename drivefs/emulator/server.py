@@ -1,0 +1,214 @@
+"""``drivefs emulator``: the Drive v3 server as a process of its own.
+
+When it answers it prints one JSON line: ``{"url": ..., "pid": ..., "root_id": ..., "data": ...}``. SIGTERM and SIGINT end it with
+exit status 0. A data folder is used by one server at a time (flock on ``lock``); ``server.json`` in it says where that one is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import uvicorn
+
+from drivefs.emulator.app import Emulator
+from drivefs.emulator.store import FREE_TIER, Store
+
+__all__ = ["EXIT_IN_USE", "command", "main", "serve"]
+
+EXIT_USAGE: Final = 2
+EXIT_IN_USE: Final = 8  # the data folder is used by another server
+_GRACE_SECONDS: Final = 2  # for answers under way when the server is told to stop
+_KEEP_ALIVE_SECONDS: Final = 240
+
+
+class _Refused(click.ClickException):
+    exit_code = EXIT_USAGE
+
+
+class _InUse(click.ClickException):
+    exit_code = EXIT_IN_USE
+
+
+class _Server(uvicorn.Server):
+    """Announces itself when it listens, and ends when nobody asked anything for ``idle_exit`` seconds."""
+
+    def __init__(self, config: uvicorn.Config, emulator: Emulator, idle_exit: float | None, ready: dict[str, Any]) -> None:
+        super().__init__(config)
+        self._emulator, self._idle_exit, self._ready = emulator, idle_exit, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            sys.stdout.write(json.dumps(self._ready) + "\n")
+            sys.stdout.flush()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._idle_exit is not None and self._emulator.traffic.idle_seconds() >= self._idle_exit:
+            return True
+        return await super().on_tick(counter)
+
+
+def _lock_data(folder: Path) -> int:
+    """Hold ``folder/lock`` for as long as the process lives. The file holds the owner's pid."""
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(fd)
+        message = f"{folder} is in use by another emulator (pid {pid}). Stop that one, or choose another --data folder."
+        raise _InUse(message) from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def _former_port(folder: Path) -> int:
+    """The port of the last server on this folder, so that resumable session addresses stay good; 0 where none is known."""
+    try:
+        url = str(json.loads((folder / "server.json").read_text())["url"])
+        return int(url.rsplit(":", 1)[1])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return 0
+
+
+def _listen(host: str, port: int, former_port: int) -> socket.socket:
+    if port == 0 and former_port:
+        with contextlib.suppress(OSError):  # taken by someone else meanwhile: any port will do
+            return _bind(host, former_port)
+    try:
+        return _bind(host, port)
+    except OSError as error:
+        message = f"cannot listen on {host}:{port} ({error}). Choose another --host or --port; port 0 takes any free one."
+        raise _Refused(message) from None
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+    # Inherited by every connection. Without it each answer waits 40 ms for the client's delayed acknowledgement, since head and
+    # body are two writes.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _write_server_file(folder: Path, ready: dict[str, Any]) -> None:
+    """``folder/server.json``, all of it or none, for the owner only."""
+    temporary = folder / f".server.json.{os.getpid()}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w") as file:
+        json.dump({"url": ready["url"], "pid": ready["pid"]}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, folder / "server.json")
+
+
+@contextlib.contextmanager
+def _folder(data: Path | None) -> Iterator[Path]:
+    """The folder to work in: the given one, locked, or a temporary one that goes at the end."""
+    if data is None:
+        with tempfile.TemporaryDirectory(prefix="drivefs-emulator-") as temporary:
+            yield Path(temporary)
+        return
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _Refused(f"cannot use {data} as data folder ({error.strerror}). Choose another --data folder.") from None
+    lock = _lock_data(data)
+    try:
+        yield data
+    finally:
+        os.close(lock)
+
+
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 0,
+    data: Path | None = None,
+    *,
+    idle_exit: float | None = None,
+    tokens: tuple[str, ...] = (),
+    storage_limit: int | None = FREE_TIER,
+) -> None:
+    """Serve until told to stop. data None: everything is in memory and in a temporary folder, and gone at the end.
+
+    Raises click.ClickException, with exit_code 8 where the data folder is in use.
+    """
+    data = data.absolute() if data else None
+    with _folder(data) as folder, _listen(host, port, _former_port(folder)) as listener:
+        store = Store.open(folder, in_memory=data is None, storage_limit=storage_limit)
+        emulator = Emulator(store, frozenset(tokens))
+        try:
+            name = f"[{host}]" if ":" in host else host
+            url = f"http://{name}:{listener.getsockname()[1]}"
+            ready = {"url": url, "pid": os.getpid(), "root_id": store.root_id, "data": str(data) if data else None}
+            if data is not None:
+                _write_server_file(data, ready)
+            _run(emulator, listener, idle_exit, ready)
+        finally:
+            emulator.close()
+
+
+def _run(emulator: Emulator, listener: socket.socket, idle_exit: float | None, ready: dict[str, Any]) -> None:
+    config = uvicorn.Config(
+        emulator.wire,
+        loop="asyncio",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    server = _Server(config, emulator, idle_exit, ready)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal once more when it has shut down; to be told to stop is no failure.
+        signal.signal(number, lambda *_: None)
+    asyncio.run(server.serve(sockets=[listener]))
+
+
+@click.command("emulator")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=0, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes any free one.")
+@click.option(
+    "--data", type=click.Path(path_type=Path, file_okay=False), help="Keep everything in this folder. Default: memory only."
+)
+@click.option("--idle-exit", type=click.FloatRange(0, min_open=True), metavar="S", help="End after S seconds without a request.")
+@click.option(
+    "--token", "tokens", multiple=True, metavar="T", help="Accept only this access token (repeatable), and issued ones."
+)
+@click.option(
+    "--storage-limit", default=FREE_TIER, show_default=True, type=click.IntRange(0), metavar="BYTES", help="0 = unlimited."
+)
+def command(
+    host: str, port: int, data: Path | None, idle_exit: float | None, tokens: tuple[str, ...], storage_limit: int
+) -> None:
+    """Run a local Google Drive (API v3) for tests and first steps."""
+    serve(host, port, data, idle_exit=idle_exit, tokens=tokens, storage_limit=storage_limit or None)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run with command-line arguments. Returns the exit status."""
+    try:
+        command.main(args=argv, prog_name="drivefs emulator", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return 130
+    return 0
