@@ -1,0 +1,42 @@
+# drivefs: the commands of a developer. `make demo` shows it working, `make test` proves it.
+# Everything runs in .venv, which scripts/setup makes and keeps current; nothing is installed into the system's Python.
+
+BIN := .venv/bin
+PYTHON_FILES := drivefs agent tests $(wildcard bench)
+MOUNT ?= /content/drive
+
+.PHONY: help demo setup check test lint types lock clean
+
+help:
+	@echo "make demo    mount the embedded Drive at MOUNT=$(MOUNT), run the classic notebook cells, unmount"
+	@echo "make setup   only .venv, with everything to develop; says what it installs"
+	@echo "make check   format, lint, types, layering, fast tests (under a minute)"
+	@echo "make test    everything, with real mounts and crashes"
+	@echo "make lock    resolve the dependencies anew (LOCK_BEFORE=YYYY-MM-DD)"
+	@echo "make clean   remove .venv and all caches"
+
+demo: setup
+	@scripts/demo $(MOUNT)
+
+setup:
+	@scripts/setup
+
+lint:
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/ruff check $(PYTHON_FILES)
+
+types:
+	$(BIN)/mypy
+
+check: setup lint types
+	$(BIN)/pytest -q -m "not slow and not mount"
+
+test: setup lint types
+	$(BIN)/pytest -q
+
+lock: setup
+	scripts/lock
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist artefacts
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,95 @@
+"""The unit file: accepted by systemd's own checker, and true to what the daemon does."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drivefs.base.config import Config
+from drivefs.base.errors import ExitCode
+
+UNIT = Path(__file__).parents[2] / "systemd" / "drivefs@.service"
+PROGRAM = "/usr/local/bin/drivefs"
+# systemd.exec(5): each of these runs the service in a mount namespace of its own, which would hide the mount from everybody.
+MOUNT_NAMESPACE = re.compile(
+    r"(Protect(System|Home|KernelTunables|KernelModules|KernelLogs|ControlGroups|Proc)|Private(Tmp|Devices|Mounts|Users)"
+    r"|(ReadOnly|ReadWrite|Inaccessible|Exec|NoExec|Bind|BindReadOnly)Paths|TemporaryFileSystem|Root(Directory|Image)"
+    r"|MountFlags|DynamicUser|NoNewPrivileges)=",
+)
+
+
+def read_unit() -> configparser.ConfigParser:
+    unit = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#",))
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's names are case-sensitive
+    unit.read(UNIT)
+    return unit
+
+
+@pytest.mark.parametrize("instance", ["content-drive", r"home-me-my\x2ddrive"])
+def test_systemd_accepts_the_unit(tmp_path: Path, instance: str) -> None:
+    """``systemd-analyze verify`` has nothing to say about an instance; only the program's place is adapted to this machine."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
+    text = UNIT.read_text()
+    assert text.count(f"ExecStart={PROGRAM} ") == 1
+    (tmp_path / UNIT.name).write_text(text.replace(f"ExecStart={PROGRAM}", f"ExecStart={sys.executable}"))
+    command = [analyze, "verify", "--man=no", f"./drivefs@{instance}.service"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (run.returncode, run.stderr, run.stdout) == (0, "", "")
+
+
+def test_a_misspelt_setting_would_be_noticed(tmp_path: Path) -> None:
+    """The check above can fail: the checker complains about a name it does not know."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
+    text = UNIT.read_text().replace("KillMode=", "KilMode=").replace(f"ExecStart={PROGRAM}", f"ExecStart={sys.executable}")
+    (tmp_path / UNIT.name).write_text(text)
+    command = [analyze, "verify", "--man=no", "./drivefs@content-drive.service"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert "KilMode" in run.stderr
+
+
+def test_stopping_leaves_time_to_drain() -> None:
+    """systemd waits longer for the daemon than the daemon waits for its uploads."""
+    drain = Config(mountpoint=Path("/m"), cache_dir=Path("/c"), runtime_dir=Path("/r")).drain_timeout
+    assert int(read_unit()["Service"]["TimeoutStopSec"]) >= drain + 15
+
+
+def test_what_a_restart_cannot_mend_is_not_restarted() -> None:
+    """Exactly the exit codes that only a person can mend end the service."""
+    codes = {int(word) for word in read_unit()["Service"]["RestartPreventExitStatus"].split()}
+    assert codes == {
+        ExitCode.USAGE,
+        ExitCode.SIGN_IN_REFUSED,
+        ExitCode.NO_FUSE,
+        ExitCode.MOUNTPOINT,
+        ExitCode.CACHE_IN_USE,
+    }
+
+
+def test_no_mount_namespace() -> None:
+    """None of the settings that would hide the mount from the rest of the machine is used."""
+    settings = "\n".join(line for line in UNIT.read_text().splitlines() if not line.startswith("#"))
+    assert MOUNT_NAMESPACE.search(settings) is None
+    assert MOUNT_NAMESPACE.search("ProtectSystem=strict")
+
+
+def test_only_a_dead_mount_is_detached(tmp_path: Path) -> None:
+    """The clean-up after a stop leaves a mountpoint alone that answers, and calls fusermount3 on one that does not."""
+    command = read_unit()["Service"]["ExecStopPost"]
+    script = re.fullmatch(r"-/bin/sh -c '(.*)' sh %f", command)
+    assert script is not None
+    (tmp_path / "fusermount3").write_text('#!/bin/sh\necho "$@" >> "$(dirname "$0")/called"\n')
+    (tmp_path / "fusermount3").chmod(0o755)
+    for place in (tmp_path, tmp_path / "dead mount"):
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        subprocess.run(["/bin/sh", "-c", script[1].replace("$$", "$"), "sh", str(place)], env=environment, check=True, timeout=10)
+    assert (tmp_path / "called").read_text() == f"-uz -- {tmp_path / 'dead mount'}\n"
