@@ -34,9 +34,9 @@ class AccountInfo:
     def email(self) -> str | None:
         return self._tree.db.get_meta("email")
 
-    async def sign_in(self) -> None:
+    async def sign_in(self, patience: float) -> None:
         """Ask Drive who we are; raises what Drive says, and CacheUnusable where the cache is another account's."""
-        account, quota = await self._drive.about()
+        account, quota = await self._drive.with_patience(patience).about()
         self._tree.bind_account(account.permission_id, account.email, account.root_id)
         self._keep(quota)
 

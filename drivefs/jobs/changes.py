@@ -73,9 +73,8 @@ class Changes:
 
     async def poll(self) -> None:
         """Read the feed to its end."""
-        token = self._tree.db.get_meta(_TOKEN)
-        if token is None:
-            raise RuntimeError("begin() has not been called")
+        await self.begin()
+        token = self._tree.db.get_meta(_TOKEN) or ""
         while True:
             page = await self._drive.changes(token)
             self._notify(self._apply(page))

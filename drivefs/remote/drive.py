@@ -5,6 +5,7 @@ Source: https://developers.google.com/workspace/drive/api/reference/rest/v3
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -66,6 +67,12 @@ class Drive:
         self._patient = Persistence(patience)
         self._bulk = Persistence(bulk_patience)
         self._uploads = Uploads(self._caller, Persistence(bulk_patience, attempts=4))
+
+    def with_patience(self, patience: float) -> Drive:
+        """The same Drive for a caller who waits for another time, in seconds."""
+        twin = copy.copy(self)
+        twin._patient = Persistence(patience)
+        return twin
 
     # --- account ---
 

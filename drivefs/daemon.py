@@ -1,0 +1,298 @@
+"""The composition root: builds all parts for one mount, runs them in one nursery, and takes them down in the right order.
+
+Order of the start: lock the cache, recover it, sign in (or go on offline with what is known), start the jobs, mount, open the
+control socket, say ready. Order of the end: drain, unmount, drain what came in between, close. The mount ends in one of three
+ways, a control command, a signal, or somebody's umount, and all three send what is pending before the process ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from drivefs import control, fuse
+from drivefs.base.config import Config
+from drivefs.base.errors import ExitCode, MountpointUnusable, RemoteUnreachable, ServerFault, UsageError
+from drivefs.base.stats import Stats
+from drivefs.jobs.account import AccountInfo
+from drivefs.jobs.changes import Changes
+from drivefs.jobs.listing import Listing
+from drivefs.jobs.prefetch import Prefetch
+from drivefs.jobs.upload import Uploader
+from drivefs.notify import sd_notify
+from drivefs.remote.auth import Credential, GoogleCredential, StaticToken
+from drivefs.remote.drive import Drive
+from drivefs.remote.http import Transport
+from drivefs.store.cache import Cache
+from drivefs.store.db import Database
+from drivefs.store.merging import Merger
+from drivefs.store.outbox import Unsent
+from drivefs.store.tree import Tree
+from drivefs.vfs.files import Files
+from drivefs.vfs.filesystem import Filesystem
+from drivefs.vfs.namespace import Namespace
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+
+_FIRST_SIGN_IN: Final = 10.0  # seconds; without it there is nothing to show
+_LATER_SIGN_IN: Final = 3.0
+_KEEP_DELETIONS_MS: Final = 24 * 3600 * 1000
+_LISTED_PENDING: Final = 100
+_SPARE_CONNECTIONS: Final = 16  # for small calls, so that they never queue behind content
+
+
+def run(config: Config, on_ready: Callable[[], None]) -> ExitCode:
+    """Serve one mount until it is unmounted; blocks. on_ready is called once the mount answers.
+
+    Returns OK, or NOT_ON_DRIVE where something could not be sent before the end (it stays in the cache).
+    Raises DriveFSError where the mount cannot come about.
+    """
+    _raise_file_limit()
+    return trio.run(_Daemon(config).serve, on_ready)
+
+
+def _raise_file_limit() -> None:
+    """Each open file takes a descriptor of ours besides the program's own."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Daemon:
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stats = Stats()
+        self._since = time.time()
+        self._unsent_at_end: list[Unsent] = []
+
+    async def serve(self, on_ready: Callable[[], None]) -> ExitCode:
+        with Database(self._config.cache_dir) as db:
+            transport = Transport(connections=self._config.downloads + self._config.uploads + _SPARE_CONNECTIONS)
+            try:
+                await self._serve(db, transport, on_ready)
+            finally:
+                transport.close()
+        return ExitCode.NOT_ON_DRIVE if self._unsent_at_end else ExitCode.OK
+
+    # -- building --------------------------------------------------------------------------------------------------
+
+    async def _serve(self, db: Database, transport: Transport, on_ready: Callable[[], None]) -> None:
+        config, stats = self._config, self._stats
+        notifier = fuse.Notifier()
+        drive = Drive(transport, self._credential(transport), config.api_root, stats)
+        tree = self._tree = Tree(db)
+        tree.forget_old_deletions(time.time_ns() // 10**6 - _KEEP_DELETIONS_MS)
+        cache = self._cache = Cache(db, tree, config.cache_size)
+        self._recover()
+        merger = Merger(tree)
+        self._account = AccountInfo(drive, tree, stats)
+        listing = Listing(drive, tree, merger, notifier.notify)
+        prefetch = Prefetch(drive, tree, cache, stats, config.downloads)
+        self._uploader = Uploader(
+            drive,
+            tree,
+            cache,
+            merger,
+            prefetch,
+            notifier.notify,
+            stats,
+            delay=config.upload_delay,
+            workers=config.uploads,
+        )
+        changes = Changes(drive, tree, merger, notifier.notify, self._uploader.rescan, stats, config.poll_interval)
+        await self._sign_in(changes)
+        names = Namespace(tree, cache, listing, self._uploader, read_only=config.read_only)
+        files = Files(tree, cache, prefetch, self._uploader, read_only=config.read_only)
+        fs = Filesystem(tree, cache, names, files, self._account, uid=os.geteuid(), gid=os.getegid())
+        async with trio.open_nursery() as nursery:
+            await nursery.start(listing.serve)
+            await nursery.start(prefetch.serve)
+            for service in (self._uploader.serve, changes.serve, self._account.serve):
+                nursery.start_soon(service)
+            async with self._mounted(fuse.Door(fs, stats), notifier) as ended:
+                await self._stay(ended, on_ready)
+            nursery.cancel_scope.cancel()
+
+    def _credential(self, transport: Transport) -> Credential:
+        if self._config.credentials is not None:
+            return GoogleCredential.from_file(self._config.credentials, transport)
+        if self._config.access_token is None:
+            raise UsageError("No account is configured. Give --credentials, or DRIVEFS_ACCESS_TOKEN, or --embedded.")
+        return StaticToken(self._config.access_token)
+
+    def _recover(self) -> None:
+        for node, reason in self._cache.recover():
+            path = self._tree.path(node)
+            log.error("%r cannot be sent: %s", path, reason)
+            self._stats.record_error(reason, path)
+        unsent = sum(1 for _ in self._tree.pending())
+        if unsent:
+            log.info("%d changes of an earlier session are still to be sent", unsent)
+
+    async def _sign_in(self, changes: Changes) -> None:
+        """The first time Drive must answer; later the mount comes up without it, and catches up when it can."""
+        known = self._tree.account is not None
+        try:
+            await self._account.sign_in(_LATER_SIGN_IN if known else _FIRST_SIGN_IN)
+        except (RemoteUnreachable, ServerFault) as error:
+            if not known:
+                raise type(error)(
+                    f"{error} Nothing is known of this Drive yet, so there is nothing to mount. See that "
+                    f"{self._config.api_root} can be reached, then mount again.",
+                    status=error.status,
+                ) from error
+            log.info("Drive cannot be reached, going on with what is known: %s", error)
+            self._stats.record_error(str(error), "sign-in")
+        else:
+            await changes.begin()
+
+    # -- living ----------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _mounted(self, door: fuse.Door, notifier: fuse.Notifier) -> AsyncIterator[trio.Event]:
+        """The mount; the event says that it has ended from outside or by ``_unmount``."""
+        mountpoint = self._config.mountpoint
+        fuse.mount(door, mountpoint, read_only=self._config.read_only)
+        try:
+            async with trio.open_nursery() as nursery:
+                ended = trio.Event()
+                await nursery.start(self._answer_kernel, ended)
+                notifier.start()
+                await trio.to_thread.run_sync(os.listdir, mountpoint)
+                await trio.to_thread.run_sync(fuse.tune, mountpoint)
+                yield ended
+                nursery.cancel_scope.cancel()
+        finally:
+            notifier.stop()
+            fuse.release()
+
+    async def _answer_kernel(self, ended: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+        await fuse.serve(task_status)
+        ended.set()
+
+    async def _stay(self, ended: trio.Event, on_ready: Callable[[], None]) -> None:
+        """Until the mount is over: by a command, by a signal, or because somebody ran umount."""
+        self._over = trio.Event()
+        async with trio.open_nursery() as nursery:
+            verbs = {"status": self._status, "flush": self._flush, "unmount": partial(self._unmount_verb, ended)}
+            await nursery.start(control.serve, self._config.socket_path, verbs)
+            nursery.start_soon(self._obey_signals, ended)
+            on_ready()
+            log.info("mounted at %s", self._config.mountpoint)
+            await ended.wait()
+            await self._drain_leftovers()
+            if self._commanded:
+                await self._over.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _obey_signals(self, ended: trio.Event) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("%s: sending what is pending, then unmounting", signal.Signals(number).name)
+                sd_notify("STOPPING=1")
+                await self._uploader.drain(self._config.drain_timeout)
+                await self._detach(lazily=True)
+                await ended.wait()
+                return
+
+    async def _drain_leftovers(self) -> None:
+        """Whatever is pending now that no program can add to it."""
+        self._unsent_at_end = await self._uploader.drain(self._config.drain_timeout)
+        for unsent in self._unsent_at_end[:_LISTED_PENDING]:
+            log.warning("not on Drive, kept in the cache: %r (%d bytes): %s", unsent.path, unsent.size, unsent.reason)
+
+    async def _detach(self, *, lazily: bool) -> None:
+        """Run fusermount3, which serves root and users alike; MountpointUnusable where programs still use the mount."""
+        command = ["fusermount3", "-uz" if lazily else "-u", "--", os.fspath(self._config.mountpoint)]
+        result = await trio.run_process(command, check=False, capture_stdout=True, stderr=subprocess.STDOUT)
+        if result.returncode:
+            said = result.stdout.decode(errors="replace").strip()
+            raise MountpointUnusable(
+                f"{self._config.mountpoint} cannot be unmounted: {said}. Everything is on Drive. "
+                "Close the files and shells that are in it, then unmount again."
+            )
+
+    # -- commands (the wire contract is that of drivefs.client) ----------------------------------------------------
+
+    async def _status(self, _arguments: Mapping[str, Any], _progress: control.Progress) -> dict[str, Any]:
+        unsent = self._uploader.unsent()
+        ages = [entry.age_s for entry in unsent]
+        return {
+            "mountpoint": os.fspath(self._config.mountpoint),
+            "pid": os.getpid(),
+            "api_root": self._config.api_root,
+            "embedded": self._config.embedded,
+            "account": self._account.email,
+            "cache_dir": os.fspath(self._config.cache_dir),
+            "read_only": self._config.read_only,
+            "since": self._since,
+            "pending_files": len(unsent),
+            "pending_bytes": sum(entry.size for entry in unsent),
+            "oldest_pending_age_s": max(ages) if ages else None,
+            "pending": [asdict(entry) for entry in unsent[:_LISTED_PENDING]],
+            "cache_bytes": self._cache.clean_bytes,
+            "cache_limit": self._cache.limit,
+            **self._stats.snapshot(),
+        }
+
+    async def _flush(self, arguments: Mapping[str, Any], progress: control.Progress) -> dict[str, Any]:
+        inodes = [await self._inode_of(str(path)) for path in arguments.get("paths", [])]
+        unsent = await self._drain_with_news(float(arguments["timeout"]), inodes, progress)
+        return {"unsent": [asdict(entry) for entry in unsent]}
+
+    async def _unmount_verb(self, ended: trio.Event, arguments: Mapping[str, Any], progress: control.Progress) -> Any:
+        unsent = await self._drain_with_news(float(arguments["timeout"]), [], progress)
+        if unsent:
+            return {"unsent": [asdict(entry) for entry in unsent], "pid": os.getpid()}
+        self._commanded = True
+        try:
+            await self._detach(lazily=False)
+        except MountpointUnusable:
+            self._commanded = False
+            raise
+        await ended.wait()
+        return control.Reply({"unsent": [], "pid": os.getpid()}, self._over.set)
+
+    _commanded = False
+
+    async def _drain_with_news(self, timeout: float, inodes: list[int], progress: control.Progress) -> list[Unsent]:
+        """Drain, and tell the client now and then how much is left."""
+        left = 0
+
+        def note(pending: int) -> None:
+            nonlocal left
+            left = pending
+
+        async def tell() -> None:
+            while True:
+                await trio.sleep(0.5)
+                await progress({"pending_files": left})
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell)
+            unsent = await self._uploader.drain(timeout, inodes, note)
+            nursery.cancel_scope.cancel()
+        return unsent
+
+    async def _inode_of(self, path: str) -> int:
+        """By the kernel's own lookup, so that links and aliases mean what they mean to programs."""
+        try:
+            status = await trio.to_thread.run_sync(os.stat, path)
+        except OSError as error:
+            raise UsageError(f"{path!r}: {error.strerror}. Name a file or folder inside {self._config.mountpoint}.") from error
+        here = await trio.to_thread.run_sync(os.stat, self._config.mountpoint)
+        if status.st_dev != here.st_dev:
+            raise UsageError(f"{path!r} does not lie in {self._config.mountpoint}. Name a file or folder inside it.")
+        return status.st_ino
