@@ -15,12 +15,13 @@ import logging
 import os
 import stat
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from drivefs.base import log
-from drivefs.base.errors import CacheUnusable, DriveFSError, ExitCode
+from drivefs.base.errors import CacheUnusable, DriveFSError, ExitCode, sole_cause
 from drivefs.client import ClientError
 from drivefs.private import NO_WRITE, private_directory
 
@@ -71,7 +72,9 @@ def _become_daemon(serve: Serve, writer: int, log_file: Path, level: int) -> NoR
             _detach(writer, log_file)
             log.configure(level)
             code = _live(serve, writer, log_file)
-            sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)  # the log, or, where there is none yet, the command's own
+        raise
     finally:
         os._exit(code)
 
@@ -83,6 +86,7 @@ def _detach(writer: int, log_file: Path) -> None:
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.dup2(_open_log(log_file), 2)
+    logging.getLogger().handlers.clear()  # the command's: what they write to is closed next
     os.closerange(3, writer)  # a notebook that waits for the end of some pipe must not wait for us
     os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
@@ -146,19 +150,24 @@ def _live(serve: Serve, writer: int, log_file: Path) -> int:
 
     try:
         return int(serve(on_ready))
-    except DriveFSError as error:
-        logger.log(error.level, "%s", error)
-        sentence, code = str(error), int(error.exit_code)
-    except Exception as error:
-        logger.exception("the daemon ended unexpectedly")
-        sentence = f"The daemon met an error of its own ({type(error).__name__}). Its log says where: {log_file}"
-        code = int(ExitCode.UNEXPECTED)
+    except Exception as error:  # noqa: BLE001  # _verdict logs it
+        sentence, code = _verdict(sole_cause(error), log_file)
     if not heard:
         try:
             _tell(writer, {"error": log.redact(sentence), "exit_code": code})
         except BrokenPipeError:
             logger.info("the command that started this daemon has gone")
     return code
+
+
+def _verdict(error: Exception, log_file: Path) -> tuple[str, int]:
+    """What the person is told, and the exit code; the log gets the rest."""
+    if isinstance(error, DriveFSError):
+        logger.log(error.level, "%s", error)
+        return str(error), int(error.exit_code)
+    logger.error("the daemon ended unexpectedly", exc_info=error)
+    sentence = f"The daemon met an error of its own ({type(error).__name__}). Its log says where: {log_file}"
+    return sentence, int(ExitCode.UNEXPECTED)
 
 
 def _tell(writer: int, message: Mapping[str, Any]) -> None:

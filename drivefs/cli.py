@@ -29,18 +29,19 @@ class _Commands(click.Group):
     """Turns every error into its sentence and its exit code; only a defect of ours shows a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from drivefs.base.errors import DriveFSError
+        from drivefs.base.errors import DriveFSError, sole_cause
         from drivefs.client import ClientError
 
         try:
             return super().invoke(ctx)
-        except (DriveFSError, ClientError) as error:
-            _say(str(error))
-            ctx.exit(int(error.exit_code))
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception as error:
-            logger.exception("unexpected error")
+        except Exception as group:
+            error = sole_cause(group)
+            if isinstance(error, (DriveFSError, ClientError)):
+                _say(str(error))
+                ctx.exit(int(error.exit_code))
+            logger.error("unexpected error", exc_info=error)
             _say(f"An error of drivefs itself ({type(error).__name__}). Please report it with the lines above.")
             ctx.exit(1)
 
@@ -173,12 +174,15 @@ def _run_in_background(config: Config, announce: Callable[[], None], level: int)
 def _run_in_foreground(config: Config, announce: Callable[[], None], level: int) -> None:
     from drivefs import background, daemon
     from drivefs.base import log
+    from drivefs.base.errors import CacheUnusable
     from drivefs.notify import sd_notify
+    from drivefs.private import NO_WRITE, private_directory
 
     def on_ready() -> None:
         announce()
         sd_notify("READY=1")
 
+    private_directory(config.cache_dir, "The cache directory", NO_WRITE, CacheUnusable)
     log.configure(level)
     background.forbid_memory_dumps()
     code = daemon.run(config, on_ready)

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import trio
 
-from drivefs.base.errors import DriveFSError, ExitCode, MountpointUnusable, UsageError
+from drivefs.base.errors import DriveFSError, ExitCode, MountpointUnusable, UsageError, sole_cause
 from drivefs.private import NO_ACCESS, private_directory
 
 __all__ = ["Progress", "Reply", "Verb", "serve"]
@@ -205,13 +205,8 @@ class _Conversation:
             if isinstance(result, Reply):
                 result, then = result.result, result.then
             message = {"ok": True, "result": result}
-        except DriveFSError as error:
-            logger.log(min(error.level, logging.INFO), "refused a command: %s", error)
-            message = _failure(error)
-        except Exception as error:
-            logger.exception("a command failed unexpectedly")
-            sentence = f"The daemon met an error of its own ({type(error).__name__}). Its log says where."
-            message = {"ok": False, "error": sentence, "exit_code": int(ExitCode.UNEXPECTED)}
+        except Exception as error:  # noqa: BLE001  # _failure logs it
+            message = _failure(sole_cause(error))
         try:
             await self._send(message)
         finally:
@@ -248,5 +243,10 @@ def _require_short(line: bytearray) -> None:
         raise UsageError(f"A request may have {_MAX_LINE} bytes. Ask for fewer paths at once.")
 
 
-def _failure(error: DriveFSError) -> dict[str, Any]:
-    return {"ok": False, "error": str(error), "exit_code": int(error.exit_code)}
+def _failure(error: Exception) -> dict[str, Any]:
+    if isinstance(error, DriveFSError):
+        logger.log(min(error.level, logging.INFO), "refused a command: %s", error)
+        return {"ok": False, "error": str(error), "exit_code": int(error.exit_code)}
+    logger.error("a command failed unexpectedly", exc_info=error)
+    sentence = f"The daemon met an error of its own ({type(error).__name__}). Its log says where."
+    return {"ok": False, "error": sentence, "exit_code": int(ExitCode.UNEXPECTED)}

@@ -133,6 +133,6 @@ def _key_file_identity(path: Path) -> str:
         raise UsageError(f"The key file {str(path)!r} is not JSON. Download it again.") from error
     if not isinstance(content, dict):
         raise UsageError(f"The key file {str(path)!r} is not a key file. Download it again.")
-    if email := content.get("client_email"):
-        return str(email)
-    return json.dumps([content.get("client_id"), content.get("account"), os.path.realpath(path)])
+    if named := content.get("client_email") or content.get("account"):
+        return str(named)
+    return json.dumps([content.get("client_id"), os.path.realpath(path)])

@@ -35,6 +35,7 @@ __all__ = [
     "SignInRefused",
     "UploadSuperseded",
     "UsageError",
+    "sole_cause",
 ]
 
 
@@ -60,6 +61,15 @@ class DriveFSError(Exception):
     errno: int = errno.EIO
     level: ClassVar[int] = logging.ERROR
     exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
+
+
+def sole_cause(error: Exception) -> Exception:
+    """The one exception inside an exception group (and inside a group in that), else ``error`` itself.
+
+    A nursery wraps whatever its tasks raise; at the outermost doors only what was meant for the person counts.
+    """
+    inner: tuple[Exception, ...] = getattr(error, "exceptions", ())
+    return sole_cause(inner[0]) if len(inner) == 1 else error
 
 
 class UsageError(DriveFSError):

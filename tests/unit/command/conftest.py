@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,9 @@ HERE = Path(__file__).parent
 Drivefs = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+ROOT = Path(__file__).parents[3]
+
+
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A short private directory (sockets have short paths) that holds all of drivefs's state; no account configured."""
@@ -27,9 +32,19 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HOME", str(path))
     monkeypatch.setenv("DRIVEFS_DATA_DIR", str(path / "data"))
     monkeypatch.setenv("DRIVEFS_RUNTIME_DIR", str(path / "run"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # children work in / and must find the drivefs under test
     monkeypatch.chdir(path)
     yield path
+    _end_embedded(path / "data" / "embedded" / "server.json")
     shutil.rmtree(path)
+
+
+def _end_embedded(server: Path) -> None:
+    if server.exists():
+        try:
+            os.kill(json.loads(server.read_text())["pid"], signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
 
 @pytest.fixture
@@ -45,7 +60,7 @@ def drivefs(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drivefs]:
         f"            return importlib.util.spec_from_file_location(name, {str(HERE / 'fake_daemon.py')!r})\n"
         f"sys.meta_path.insert(0, Finder())\n"
     )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(HERE.parents[2])]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(ROOT)]))
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "drivefs", *arguments]
@@ -55,5 +70,4 @@ def drivefs(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drivefs]:
 
     yield run
     for left in client.running():
-        process = left.status()["pid"]
-        os.kill(process, 9)
+        os.kill(left.status()["pid"], signal.SIGKILL)

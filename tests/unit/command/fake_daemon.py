@@ -22,7 +22,7 @@ UNSENT = {"path": "evil\x1b[31m\u202ename", "size": 1536, "age_s": 75.5, "reason
 def run(config: Config, on_ready: Callable[[], None]) -> ExitCode:
     """As drivefs.daemon.run: blocks until unmounted, raises for a bad start."""
     if "refused" in config.mountpoint.name:
-        raise SignInRefused("Drive refused the token ya29.secret. Sign in again.")
+        raise SignInRefused("Drive refused 'ya29.secret'. Sign in again.")
     seen = {
         "token": config.access_token,
         "api_root": config.api_root,

@@ -82,11 +82,18 @@ async def test_every_json_value_survives_the_way_to_the_daemon_and_back(door: Pa
 
 
 async def test_a_refusal_keeps_its_sentence_and_exit_code(door: Path, nursery: trio.Nursery) -> None:
-    """A DriveFSError raised in the daemon is a ClientError with the same text and code."""
-    await nursery.start(serve, door, {"status": refuse})
-    with pytest.raises(ClientError, match=r"^The account is full\. Empty its trash\.$") as caught:
-        await in_thread(Client("/mnt/d").status)
-    assert caught.value.exit_code == ExitCode.UNREACHABLE
+    """A DriveFSError raised in the daemon, also deep in nurseries, is a ClientError with the same text and code."""
+
+    async def refuse_deeply(arguments: Mapping[str, Any], progress: Progress) -> Any:
+        async with trio.open_nursery() as outer, trio.open_nursery() as inner:
+            inner.start_soon(refuse, arguments, progress)
+            outer.start_soon(trio.sleep_forever)
+
+    await nursery.start(serve, door, {"status": refuse, "unmount": refuse_deeply})
+    for ask in (Client("/mnt/d").status, Client("/mnt/d").unmount):
+        with pytest.raises(ClientError, match=r"^The account is full\. Empty its trash\.$") as caught:
+            await in_thread(ask)
+        assert caught.value.exit_code == ExitCode.UNREACHABLE
 
 
 async def test_a_defect_is_logged_and_does_not_end_the_daemon(
