@@ -19,7 +19,9 @@ from typing import Any, Final
 
 from drivefs.base.errors import CacheUnusable, DriveFSError, LocalDiskFull
 
-__all__ = ["Database"]
+__all__ = ["Database", "Row"]
+
+Row = sqlite3.Row
 
 SCHEMA_VERSION: Final = 1
 

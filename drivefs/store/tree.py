@@ -7,7 +7,6 @@ of hot rows true; the database is the only truth.
 from __future__ import annotations
 
 import errno
-import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -17,7 +16,7 @@ from cachetools import LRUCache
 
 from drivefs.base.errors import CacheUnusable, PathError
 from drivefs.base.model import FOLDER_MIME, SYMLINK_MIME, Kind
-from drivefs.store.db import LAST_VIRTUAL_INODE, Database
+from drivefs.store.db import LAST_VIRTUAL_INODE, Database, Row
 from drivefs.store.names import legal_name, unique_name
 from drivefs.store.views import View
 
@@ -110,7 +109,7 @@ _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM node "
 _LIVE: Final = "NOT local_trashed"
 
 
-def _to_node(row: sqlite3.Row) -> Node:
+def _to_node(row: Row) -> Node:
     values: list[Any] = list(row)
     values[1] = Kind(values[1])
     return Node(*values)
