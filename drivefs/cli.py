@@ -141,7 +141,9 @@ def _already_mounted(config: Config) -> bool:
             if error.exit_code != ExitCode.NOT_MOUNTED:
                 raise
         places.detach_if_dead(entry)
-        _say(f"Removed the dead mount that a killed daemon left at {entry.path!r}; what it had not sent will be sent now.")
+        _say(
+            f"Removed the dead mount that a killed daemon left at {entry.path!r}. What it had not sent is in its account's cache."
+        )
     return False
 
 

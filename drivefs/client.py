@@ -172,7 +172,11 @@ def _connect(path: str, subject: str) -> socket.socket:
         # In a directory that another user made before us, somebody else's server may be listening.
         if uid not in (0, os.geteuid()):
             raise ClientError(f"The socket {path!r} belongs to user {uid}, not to you. Remove its directory.", _UNEXPECTED)
-    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
+    except ConnectionRefusedError as error:
+        connection.close()
+        sentence = f"The daemon of {subject!r} has ended without unmounting. Mount again, and it sends what is left to send."
+        raise ClientError(sentence, _NOT_MOUNTED) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
         connection.close()
         raise ClientError(f"No drivefs daemon serves {subject!r}. Mount first: drivefs mount MOUNTPOINT", _NOT_MOUNTED) from error
     except OSError as error:
@@ -286,9 +290,9 @@ class _Process:
 
 
 def _require_gone(mountpoint: str) -> None:
-    """A daemon that dies instead of unmounting leaves a mount that answers ENOTCONN to everything."""
+    """A daemon that dies instead of unmounting leaves a mount that answers ENOTCONN, except to what the kernel has cached."""
     try:
-        os.lstat(mountpoint)
+        os.statvfs(mountpoint)
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             raise ClientError(

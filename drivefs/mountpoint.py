@@ -105,12 +105,15 @@ def detach_if_dead(entry: MountEntry) -> None:
 
 
 def _probe(path: str) -> int:
-    """The errno of lstat(path), 0 for success, ETIMEDOUT where it hangs: a mount whose daemon is stopped answers never."""
+    """The errno of statvfs(path), 0 for success, ETIMEDOUT where it hangs: a mount whose daemon is stopped answers never.
+
+    statvfs always asks the daemon; lstat would be answered from the kernel's cache long after the daemon's death.
+    """
     outcome = [errno.ETIMEDOUT]
 
     def look() -> None:
         try:
-            os.lstat(path)
+            os.statvfs(path)
             outcome[0] = 0
         except OSError as error:
             outcome[0] = error.errno or errno.EIO

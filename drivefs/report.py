@@ -39,7 +39,8 @@ def unsent_line(entry: Mapping[str, Any]) -> str:
 
 
 def progress_text(news: Mapping[str, Any]) -> str:
-    return f"{news.get('pending_files', '?')} files, {size_text(int(news.get('pending_bytes') or 0))} to send"
+    size = f" ({size_text(news['pending_bytes'])})" if "pending_bytes" in news else ""
+    return f"to be sent: {news['pending_files']} files{size}"
 
 
 def status_text(state: Mapping[str, Any], now: float | None = None) -> str:

@@ -197,6 +197,6 @@ def test_a_mount_that_outlives_its_daemon_is_reported(monkeypatch: pytest.Monkey
     def dead(_: str) -> None:
         raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
 
-    monkeypatch.setattr(os, "lstat", dead)
+    monkeypatch.setattr(os, "statvfs", dead)
     with pytest.raises(ClientError, match="fusermount3 -uz /mnt/d"):
         client._require_gone("/mnt/d")

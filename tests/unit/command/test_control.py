@@ -249,6 +249,7 @@ async def test_a_socket_of_a_dead_daemon_is_replaced(door: Path, nursery: trio.N
     with pytest.raises(ClientError) as caught:
         await in_thread(Client("/mnt/d").status)
     assert caught.value.exit_code == ExitCode.NOT_MOUNTED
+    assert "has ended without unmounting" in str(caught.value)
     assert await in_thread(client.running) == []
     await nursery.start(serve, door, {"echo": echo})
     assert (await in_thread(talk, door, b'{"verb": "echo"}\n'))[0]["ok"]

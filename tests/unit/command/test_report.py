@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from drivefs.report import age_text, size_text, status_text, unsent_line
+from drivefs.report import age_text, progress_text, size_text, status_text, unsent_line
 
 QUIET: dict[str, Any] = {
     "mountpoint": "/content/drive",
@@ -60,3 +60,9 @@ def test_names_from_strangers_do_not_act_on_the_terminal(evil: str) -> None:
     )
     for line in [*text.split("\n"), unsent_line(entry)]:
         assert line.isprintable()
+
+
+def test_progress_says_what_is_known() -> None:
+    """Bytes are shown where the daemon tells them."""
+    assert progress_text({"pending_files": 3}) == "to be sent: 3 files"
+    assert progress_text({"pending_files": 3, "pending_bytes": 1536}) == "to be sent: 3 files (1.5 KiB)"
