@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import stat
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
@@ -126,7 +127,6 @@ class _Requester(google.auth.transport.Request):
 
 def _read_private(path: Path) -> bytes:
     """A key file's content. Whoever can read it can act as the user, so one that others can read is refused."""
-    chmod = f"Run: chmod 600 {str(path)!r}"
     try:
         # O_NONBLOCK: a FIFO in the file's place must not hang us.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -136,17 +136,25 @@ def _read_private(path: Path) -> bytes:
         raise UsageError(
             f"The credentials file {str(path)!r} cannot be read: {error.strerror}. Check its owner and mode."
         ) from None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{str(path)!r} is not a file. Give --credentials a service-account key or authorized-user file.")
-        if status.st_mode & 0o077:
-            raise UsageError(f"The credentials file {str(path)!r} can be read or changed by other users. {chmod}")
-        if status.st_uid not in (0, os.geteuid()):
-            raise UsageError(f"The credentials file {str(path)!r} belongs to another user. Make a copy of your own and use that.")
-        if status.st_size > _MAX_KEY_FILE:
-            raise UsageError(f"{str(path)!r} is too large for a credentials file. Download the key again.")
-        return file.read(_MAX_KEY_FILE + 1)
+    try:
+        _check_private(path, os.fstat(descriptor))
+        return os.read(descriptor, _MAX_KEY_FILE)
+    finally:
+        os.close(descriptor)
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    name = repr(str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{name} is not a file. Give --credentials a service-account key or authorized-user file.")
+    if status.st_mode & 0o077:
+        raise UsageError(
+            f"The credentials file {name} can be read or changed by other users. Run: chmod 600 {shlex.quote(str(path))}"
+        )
+    if status.st_uid not in (0, os.geteuid()):
+        raise UsageError(f"The credentials file {name} belongs to another user. Make a copy of your own and use that.")
+    if status.st_size > _MAX_KEY_FILE:
+        raise UsageError(f"{name} is too large for a credentials file. Download the key again.")
 
 
 def _parse(path: Path, data: bytes) -> dict[str, Any]:

@@ -54,11 +54,11 @@ class Response:
 
 
 def trust_store(environment: Mapping[str, str]) -> str | None:
-    """The file of trusted certificate authorities: SSL_CERT_FILE, CURL_CA_BUNDLE, or the system's; None where there is none.
+    """The file of trusted certificate authorities: CURL_CA_BUNDLE, SSL_CERT_FILE (in curl's order), or the system's, or None.
 
     libcurl as packaged for Python was built on another system and may look for a bundle that does not exist here.
     """
-    for name in ("SSL_CERT_FILE", "CURL_CA_BUNDLE"):
+    for name in ("CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         if path := environment.get(name):
             return path
     return next((path for path in (ssl.get_default_verify_paths().cafile, *_BUNDLES) if path and os.path.exists(path)), None)
@@ -85,8 +85,6 @@ def _configure(curl: pycurl.Curl, transfer: Transfer, ca_file: str | None, conne
     if _is_loopback(request.url):
         curl.setopt(pycurl.PROXY, "")  # a proxy cannot reach our loopback
     curl.setopt(pycurl.CONNECTTIMEOUT_MS, int(connect_timeout * 1000))
-    curl.setopt(pycurl.LOW_SPEED_LIMIT, 1)
-    curl.setopt(pycurl.LOW_SPEED_TIME, max(1, round(request.stall)))
     if request.timeout is not None:
         curl.setopt(pycurl.TIMEOUT_MS, max(1, int(request.timeout * 1000)))
     _configure_body(curl, transfer)
@@ -141,7 +139,7 @@ def _unreachable(error: pycurl.error, curl: pycurl.Curl, request: Request) -> Re
 
 
 def _perform(curl: pycurl.Curl, transfer: Transfer) -> Response:
-    started = time.monotonic()
+    started = transfer.begin()
     try:
         curl.perform()
     except pycurl.error as error:
@@ -149,6 +147,12 @@ def _perform(curl: pycurl.Curl, transfer: Transfer) -> Response:
             raise transfer.failure from None
         if transfer.cancelled:
             raise Cancelled from None
+        transfer.finish()  # what did arrive need not be fetched again
+        if transfer.stalled:
+            raise RemoteUnreachable(
+                f"{transfer.request.host} sent nothing for {transfer.request.stall:.0f} s. Check the network connection.",
+                may_have_applied=transfer.request.method != "GET",
+            ) from None
         raise _unreachable(error, curl, transfer.request) from None
     body = transfer.finish()
     return Response(transfer.status, transfer.headers, body, time.monotonic() - started)
@@ -168,6 +172,17 @@ class Transport:
         self._idle: list[pycurl.Curl] = []
         self._closed = False
         self._lock = threading.Lock()  # guards _idle and _closed; held for list operations only
+
+    @property
+    def busy(self) -> int:
+        """Transfers under way, abandoned ones that have not ended yet included."""
+        return int(self._limiter.borrowed_tokens)
+
+    @property
+    def idle(self) -> int:
+        """Handles kept for the next requests."""
+        with self._lock:
+            return len(self._idle)
 
     async def request(
         self,

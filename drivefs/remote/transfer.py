@@ -64,8 +64,16 @@ class Transfer:
         self._head_done = False
         self._pieces: list[bytes] = []
         self._size = 0
-        self._handed_at = time.monotonic()
+        self._handed_at = 0.0
         self._sent = 0
+        self.stalled = False
+        self._moved = (0, 0)
+        self._moved_at = 0.0
+
+    def begin(self) -> float:
+        """The thread's turn has come, which may be long after the request was made. Returns the time."""
+        self._handed_at = self._moved_at = time.monotonic()
+        return self._moved_at
 
     # --- towards the loop ---
 
@@ -85,9 +93,10 @@ class Transfer:
     def _hand_over(self) -> None:
         sink, data = self.request.sink, b"".join(self._pieces)
         assert sink is not None
-        self._pieces, self._size, self._handed_at = [], 0, time.monotonic()
+        self._pieces, self._size = [], 0
         if data:
             self.on_loop(lambda: sink(data))
+        self._handed_at = self._moved_at = time.monotonic()  # time spent in the sink is not the server's silence
 
     def _guard(self, function: Callable[[], None], good: int) -> int:
         """Run a callback's work; an exception is kept in ``failure`` and stops the transfer, for C code cannot carry it."""
@@ -143,8 +152,17 @@ class Transfer:
         if streaming and time.monotonic() - self._handed_at > _PIECE_AGE:
             self._hand_over()
 
-    def on_progress(self, *_counts: float) -> int:
-        return 1 if self.cancelled else 0
+    def on_progress(self, _download_size: int, downloaded: int, _upload_size: int, uploaded: int) -> int:
+        """Called with every piece, and once a second while nothing moves. Non-zero ends the transfer.
+
+        Stalling is measured here and not by libcurl's low-speed limit, which looks at the average of some seconds and so
+        notices late after a fast start.
+        """
+        now = time.monotonic()
+        if (downloaded, uploaded) != self._moved:
+            self._moved, self._moved_at = (downloaded, uploaded), now
+        self.stalled = now - self._moved_at >= self.request.stall
+        return 1 if self.cancelled or self.stalled else 0
 
     def on_read(self, size: int) -> bytes:
         body = memoryview(self.request.body or b"")

@@ -88,6 +88,12 @@ def from_ms(ms: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return value
+
+
 def _count(value: Any) -> int | None:
     return None if value is None else int(value)
 
@@ -99,8 +105,8 @@ def parse_item(data: Mapping[str, Any], parent: str | None = None) -> RemoteItem
         # Docs editors files state a size that counts no bytes anyone can read.
         has_bytes = not mime_type.startswith("application/vnd.google-apps.")
         return RemoteItem(
-            id=data["id"],
-            name=data["name"],
+            id=valid_id(data["id"]),  # it will name files in the cache
+            name=_text(data["name"]),
             mime_type=mime_type,
             parents=(parent,) if parent is not None else tuple(data.get("parents", ())),
             version=int(data["version"]),
