@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from drivefs.base.config import Config
     from drivefs.client import Client
 
 __all__ = ["cli", "main"]
@@ -101,6 +100,7 @@ def emulator(arguments: tuple[str, ...]) -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Log every operation.")
 def mount(mountpoint: str, foreground: bool, verbose: bool, **flags: Any) -> None:
     """Mount Google Drive at MOUNTPOINT, and return once it answers."""
+    from drivefs import launch
     from drivefs import mountpoint as places
     from drivefs.settings import Flags, build_config, choose_account
 
@@ -110,94 +110,16 @@ def mount(mountpoint: str, foreground: bool, verbose: bool, **flags: Any) -> Non
     # From here on it lives in config only: no child process and no traceback of the environment gets it.
     os.environ.pop("DRIVEFS_ACCESS_TOKEN", None)
     typed = os.path.expanduser(mountpoint)
-    if _already_mounted(config):
+    if launch.already_mounted(config, _say):
         quoted = shlex.quote(typed)
         _print(f"Drive already mounted at {typed}; to attempt to forcibly remount, call drivefs unmount {quoted} first.")
         return
     places.require_fuse()
-    made = places.prepare(config.mountpoint)
-    try:
+    with launch.prepared(config.mountpoint):
         if account.by_default:
             _say("No account is configured, so the embedded Drive on this machine is mounted (--embedded).")
-        run = _run_in_foreground if foreground else _run_in_background
-        run(_with_server(config), lambda: _print(f"Mounted at {typed}"), logging.DEBUG if verbose else logging.INFO)
-    except BaseException:
-        if made:
-            _remove_directory(config)
-        raise
-
-
-def _already_mounted(config: Config) -> bool:
-    """Whether a living daemon serves this place. A dead mount is removed on the way; a foreign one is refused."""
-    from drivefs import mountpoint as places
-    from drivefs.base.errors import ExitCode
-    from drivefs.client import Client, ClientError
-
-    while entry := places.mount_at(config.mountpoint):
-        try:
-            Client(config.mountpoint, runtime=str(config.runtime_dir)).status()
-            return True
-        except ClientError as error:
-            if error.exit_code != ExitCode.NOT_MOUNTED:
-                raise
-        places.detach_if_dead(entry)
-        _say(
-            f"Removed the dead mount that a killed daemon left at {entry.path!r}. What it had not sent is in its account's cache."
-        )
-    return False
-
-
-def _with_server(config: Config) -> Config:
-    if not config.embedded:
-        return config
-    from dataclasses import replace
-
-    from drivefs.embedded import ensure_embedded
-    from drivefs.settings import data_home
-
-    # The changes feed is asked once per poll interval: a server that ends sooner would end under its mount.
-    url, token = ensure_embedded(data_home(os.environ), max(60.0, 3 * config.poll_interval))
-    return replace(config, api_root=url, access_token=token)
-
-
-def _run_in_background(config: Config, announce: Callable[[], None], level: int) -> None:
-    from drivefs import background
-    from drivefs.base.errors import ExitCode
-
-    def serve(on_ready: Callable[[], None]) -> ExitCode:
-        from drivefs import daemon
-
-        return daemon.run(config, on_ready)
-
-    background.start(serve, config.cache_dir / "daemon.log", level)
-    announce()
-
-
-def _run_in_foreground(config: Config, announce: Callable[[], None], level: int) -> None:
-    from drivefs import background, daemon
-    from drivefs.base import log
-    from drivefs.base.errors import CacheUnusable
-    from drivefs.notify import sd_notify
-    from drivefs.private import NO_WRITE, private_directory
-
-    def on_ready() -> None:
-        announce()
-        sd_notify("READY=1")
-
-    private_directory(config.cache_dir, "The cache directory", NO_WRITE, CacheUnusable)
-    log.configure(level)
-    background.forbid_memory_dumps()
-    code = daemon.run(config, on_ready)
-    if code:
-        sys.exit(code)
-
-
-def _remove_directory(config: Config) -> None:
-    """We made it for a mount that did not come about."""
-    try:
-        os.rmdir(config.mountpoint)
-    except OSError as error:
-        logger.debug("the mountpoint stays: %s", error)
+        run = launch.in_foreground if foreground else launch.in_background
+        run(launch.with_server(config), lambda: _print(f"Mounted at {typed}"), logging.DEBUG if verbose else logging.INFO)
 
 
 @cli.command()

@@ -36,14 +36,15 @@ LEVELS = {
     "embedded": 6,
     "report": 6,
     "settings": 6,
-    "cli": 7,
-    "__main__": 8,
+    "launch": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 # Rooms outside the levels, and all of drivefs that they may import.
 ANNEXES: dict[str, set[str]] = {"client": set(), "colab": {"client"}, "emulator": set(), "drivefs_agent": {"client"}}
 # Who may import an annex.
 DOORS = {
-    "client": {"cli", "background", "settings", "report", "colab", "drivefs_agent"},
+    "client": {"cli", "launch", "background", "settings", "report", "colab", "drivefs_agent"},
     "emulator": {"cli"},
     "colab": set(),
     "drivefs_agent": set(),
