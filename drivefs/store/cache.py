@@ -406,7 +406,7 @@ class Cache:
 
     def check_invariants(self) -> None:
         """Raise AssertionError where rows contradict each other. For tests."""
-        sql = "SELECT inode FROM node n JOIN content c ON c.id = n.content WHERE n.content_dirty != c.dirty"
+        sql = "SELECT n.inode FROM node n JOIN content c ON c.id = n.content WHERE n.content_dirty != c.dirty"
         assert not self._db.execute(sql).fetchall(), "node and content disagree about dirty"
         for content in self._open.values():
             content.present.check_invariants()

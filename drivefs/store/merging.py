@@ -113,6 +113,7 @@ class Merger:
 
     def _remote_columns(self, item: RemoteItem, parent: int | None) -> dict[str, Any]:
         return {
+            "mime_type": item.mime_type,
             "remote_exists": 1,
             "remote_parent": parent,
             "remote_name": item.name,
@@ -141,7 +142,6 @@ class Merger:
         values = {
             "kind": item.kind.value,
             "remote_id": item.id,
-            "mime_type": item.mime_type,
             "created_ms": item.created_ms,
             "shown_name": shown,
             "mtime_ns": item.modified_ms * 10**6,

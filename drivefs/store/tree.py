@@ -101,7 +101,7 @@ class Node:
     def mode(self) -> int:
         """Permission bits as shown; never set-user-id, set-group-id or sticky, whoever asked for them."""
         chosen = DEFAULT_MODE[self.kind] if self.local_mode is None else self.local_mode & 0o777
-        return chosen if self.can_edit else chosen & 0o555
+        return chosen if self.can_edit or self.is_virtual else chosen & 0o555
 
 
 _COLUMNS: Final = tuple(field.name for field in fields(Node))
