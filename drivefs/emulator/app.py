@@ -7,6 +7,7 @@ from starlette.routing import Route
 
 from drivefs.emulator.admin import Admin
 from drivefs.emulator.auth import Gate
+from drivefs.emulator.batch import Batch
 from drivefs.emulator.calls import Calls
 from drivefs.emulator.errors import ApiError, PlainError, internal_error, not_routed, respond
 from drivefs.emulator.listing import natural_key
@@ -30,9 +31,13 @@ class Emulator:
         calls = Calls(store, gate, self.traffic)
         self._uploads = Uploads(calls)
         admin = Admin(store, self.traffic, self._uploads.sessions, gate)
-        routes = [*calls.routes(), *self._uploads.routes(), Route("/token", gate.token_endpoint, methods=["POST"])]
+        batch = Batch(self.traffic)
+        token_door = Route("/token", gate.token_endpoint, methods=["POST"])
+        routes = [*calls.routes(), *self._uploads.routes(), *batch.routes(), token_door, *admin.routes()]
         handlers = {ApiError: respond, PlainError: respond, 404: not_routed, 405: not_routed, Exception: internal_error}
-        self.wire = Wire(Starlette(routes=[*routes, *admin.routes()], exception_handlers=handlers), self.traffic)
+        app = Starlette(routes=routes, exception_handlers=handlers)
+        batch.app = app
+        self.wire = Wire(app, self.traffic)
 
     def close(self) -> None:
         self._uploads.sessions.close()

@@ -40,12 +40,12 @@ def json_response(value: Any, parameters: Parameters) -> Response:
     return Response(body, media_type="application/json; charset=UTF-8")
 
 
-async def read_body(request: Request) -> bytes:
-    """A small request body."""
+async def read_body(request: Request, most: int = _BODY_LIMIT) -> bytes:
+    """A request body of at most ``most`` bytes."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > _BODY_LIMIT:
+        if len(body) > most:
             raise ApiError(413, "uploadTooLarge", "Request Too Large")
     return bytes(body)
 

@@ -125,6 +125,9 @@ def _folder(data: Path | None) -> Iterator[Path]:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise _Refused(f"cannot use {data} as data folder ({error.strerror}). Choose another --data folder.") from None
+    owner = data.stat()
+    if owner.st_uid not in (0, os.geteuid()) or owner.st_mode & 0o022:
+        raise _Refused(f"others may write in {data}. Choose a --data folder of your own, with mode 0700.")
     lock = _lock_data(data)
     try:
         yield data

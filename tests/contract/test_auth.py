@@ -1,0 +1,117 @@
+"""Bearer tokens and the token endpoint."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.contract.conftest import Answer, Drive, Server
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+JWT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+REFRESH = {"grant_type": "refresh_token", "client_id": "c", "client_secret": "s", "refresh_token": "1//r"}
+
+
+def _grant(drive: Drive, fields: dict[str, str], headers: dict[str, str] | None = None) -> Answer:
+    return drive.send("POST", "/token", body=urlencode(fields).encode(), headers=FORM | (headers or {}), token=None)
+
+
+def _about(drive: Drive, token: str | None) -> Answer:
+    return drive.send("GET", "/drive/v3/about?fields=kind", token=token)
+
+
+def _jwt(**changes: Any) -> str:
+    now = int(time.time())
+    claims = {
+        "iss": "robot@example.com",
+        "scope": "a b",
+        "aud": "https://oauth2.googleapis.com/token",
+        "iat": now,
+        "exp": now + 3600,
+    }
+    parts = [{"typ": "JWT", "alg": changes.pop("alg", "RS256")}, claims | changes]
+    encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    return ".".join([*encoded, "c2lnbmF0dXJl"])
+
+
+def test_no_token(drive: Drive) -> None:
+    """Section 9: 401 required "Login Required"; the message of an API error, blaming the header."""
+    answer = _about(drive, None)
+    assert (answer.status, answer.reason, answer.location) == (401, "required", "Authorization")
+    assert "www-authenticate" in answer.headers
+
+
+def test_any_token_until_it_is_revoked(drive: Drive) -> None:
+    """Section 9: by default every token is good; a revoked one is 401 authError "Invalid Credentials"."""
+    assert _about(drive, "whatever").status == 200
+    drive.send("POST", "/_emulator/tokens/revoke", body=b'{"token": "whatever"}', token=None)
+    answer = _about(drive, "whatever")
+    assert (answer.status, answer.reason) == (401, "authError")
+    assert answer.json()["error"]["message"] == "Invalid Credentials"
+    assert drive.send("GET", "/drive/v3/about?fields=kind&access_token=other", token=None).status == 200
+
+
+def test_listed_tokens(start: Callable[..., Server]) -> None:
+    """Section 13: with --token only the listed tokens and those from /token are accepted."""
+    drive = start("--token", "one", "--token", "two").drive
+    assert [_about(drive, token).status for token in ("one", "two", "three")] == [200, 200, 401]
+    assert _about(drive, _grant(drive, REFRESH).json()["access_token"]).status == 200
+
+
+@pytest.mark.parametrize("basic", [False, True])
+def test_refresh(drive: Drive, basic: bool) -> None:
+    """Section 1: client credentials in the body or as HTTP Basic; the token lives 3599 s and may be expired by command."""
+    fields, headers = dict(REFRESH), {}
+    if basic:
+        del fields["client_id"], fields["client_secret"]
+        headers = {"Authorization": "Basic " + base64.b64encode(b"c:s").decode()}
+    granted = _grant(drive, fields, headers).json()
+    assert set(granted) == {"access_token", "expires_in", "scope", "token_type"}
+    assert (granted["expires_in"], granted["token_type"]) == (3599, "Bearer")
+    assert _about(drive, granted["access_token"]).status == 200
+    assert drive.send("POST", "/_emulator/tokens/expire", token=None).json() == {"expired": 1}
+    assert _about(drive, granted["access_token"]).reason == "authError"
+
+
+def test_service_account(drive: Drive) -> None:
+    """Section 1: a JWT grant; aud names Google's endpoint, whatever address the emulator has."""
+    granted = _grant(drive, {"grant_type": JWT, "assertion": _jwt()}).json()
+    assert granted["scope"] == "a b"
+    assert _about(drive, granted["access_token"]).status == 200
+
+
+REFUSED: list[tuple[dict[str, str], str]] = [
+    ({}, "unsupported_grant_type"),
+    ({"grant_type": "password"}, "unsupported_grant_type"),
+    ({"grant_type": "refresh_token", "refresh_token": "r"}, "invalid_request"),
+    ({"grant_type": "refresh_token", "client_id": "c"}, "invalid_request"),
+    ({"grant_type": JWT}, "invalid_grant"),
+    ({"grant_type": JWT, "assertion": "a.b"}, "invalid_grant"),
+    ({"grant_type": JWT, "assertion": _jwt(alg="none")}, "invalid_grant"),
+    ({"grant_type": JWT, "assertion": _jwt(exp=1)}, "invalid_grant"),
+    ({"grant_type": JWT, "assertion": _jwt(exp=int(time.time()) + 7200)}, "invalid_grant"),
+    ({"grant_type": JWT, "assertion": _jwt(iss="")}, "invalid_grant"),
+    ({"grant_type": JWT, "assertion": _jwt(iat="now")}, "invalid_grant"),
+]
+
+
+@pytest.mark.parametrize(("fields", "error"), REFUSED)
+def test_grants_that_are_refused(drive: Drive, fields: dict[str, str], error: str) -> None:
+    """Section 1: 400 with an OAuth error (RFC 6749, 5.2), not the API's envelope."""
+    answer = _grant(drive, fields)
+    assert (answer.status, answer.json()["error"]) == (400, error)
+
+
+def test_a_revoked_refresh_token(drive: Drive) -> None:
+    """Section 1: 400 invalid_grant "Token has been expired or revoked."."""
+    drive.send("POST", "/_emulator/tokens/revoke", body=b'{"token": "1//r"}', token=None)
+    answer = _grant(drive, REFRESH)
+    assert answer.json() == {"error": "invalid_grant", "error_description": "Token has been expired or revoked."}
