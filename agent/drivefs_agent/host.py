@@ -1,4 +1,4 @@
-"""The machine as the kernel shows it: processor, memory, disks, operating system. The only door to psutil.
+"""The machine as the kernel shows it: processor, memory, mounts, operating system. The only door to psutil.
 
 These are the host's totals, in a container too; what this process may really use is in ``cgroup``. A value that cannot be
 had is None. Where a fake root can be given, /proc, /sys and /etc are looked for below it.
@@ -6,37 +6,18 @@ had is None. Where a fake root can be given, /proc, /sys and /etc are looked for
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import shlex
 import socket
-import stat
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import psutil
 
-__all__ = [
-    "Cpu",
-    "Disk",
-    "Memory",
-    "Mount",
-    "Space",
-    "System",
-    "measure",
-    "read_cpu",
-    "read_disks",
-    "read_memory",
-    "read_mounts",
-    "read_system",
-]
+__all__ = ["Cpu", "Memory", "Mount", "System", "read_cpu", "read_memory", "read_mounts", "read_system"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +67,6 @@ class Mount:
     fstype: str
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
-    """Bytes; available is what an ordinary user may still write. All None, and ``error`` says why, where it did not answer."""
-
-    mountpoint: str
-    source: str
-    fstype: str
-    total: int | None = None
-    used: int | None = None
-    available: int | None = None
-    error: str | None = None
-
-
 # Arm kernels name the core by number only: arch/arm64/include/asm/cputype.h in the Linux source.
 _ARM_CORES: Final[Mapping[tuple[int, int], str]] = {
     (0x41, 0xD08): "Arm Cortex-A72",
@@ -121,9 +89,6 @@ _NOT_DISKS: Final = frozenset({
     "squashfs", "sysfs", "tmpfs", "tracefs", "fuse.lxcfs", "fuse.portal", "fuse.gvfsd-fuse",
 })
 # fmt: on
-_DISK_TIMEOUT: Final = 1.0
-
-
 def read_system(root: Path = Path("/")) -> System:
     uptime = _text(root / "proc/uptime").split()
     return System(
@@ -207,100 +172,6 @@ def read_mounts() -> list[Mount]:
         visible[partition.mountpoint] = Mount(partition.mountpoint, partition.device, partition.fstype)
     wanted = [m for m in visible.values() if m.fstype not in _NOT_DISKS or m.mountpoint == "/dev/shm"]
     return sorted(wanted, key=lambda mount: mount.mountpoint)
-
-
-class Space(NamedTuple):
-    """Bytes of a file system; available: to an ordinary user."""
-
-    total: int
-    free: int
-    available: int
-
-
-_MEASURE: Final = """
-import os, stat, sys
-try:
-    found = os.statvfs(sys.argv[1]) if stat.S_ISDIR(os.stat(sys.argv[1]).st_mode) else None
-except OSError as error:
-    print(error.errno)
-else:
-    print(0, *[found.f_frsize * n for n in (found.f_blocks, found.f_bfree, found.f_bavail)] if found else [])
-"""
-
-
-def measure(mount: Mount) -> Space | None:
-    """The file system's numbers; None for a single mounted file, as containers have at /etc/hosts. May block for ever.
-
-    A FUSE mount is asked by a child process: once its daemon has taken a request and hangs, the kernel lets nobody out of the
-    wait, not even a thread of a process that was killed, and so a thread of ours would keep this whole process from ending.
-    The child holds none of our descriptors; where it never ends, init inherits it and it goes when the mount does.
-    """
-    if not mount.fstype.startswith("fuse"):
-        if not stat.S_ISDIR(os.stat(mount.mountpoint).st_mode):
-            return None
-        found = os.statvfs(mount.mountpoint)
-        return Space(*(found.f_frsize * blocks for blocks in (found.f_blocks, found.f_bfree, found.f_bavail)))
-    child = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _MEASURE, mount.mountpoint],
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    number, *sizes = [int(word) for word in child.communicate()[0].split()] or [errno.EIO]
-    if number:
-        raise OSError(number, os.strerror(number))
-    return Space(*sizes) if sizes else None
-
-
-def read_disks(
-    mounts: Iterable[Mount],
-    ask: Callable[[Mount], Space | None] = measure,
-    timeout: float = _DISK_TIMEOUT,
-) -> tuple[Disk, ...]:
-    """Sizes of all ``mounts``. Each is asked in a thread of its own, because a dead server behind a network or FUSE mount
-    never answers; what has not answered within ``timeout`` seconds, for all together, is reported so.
-
-    A device mounted in several places appears once, at its shortest path.
-    """
-    answers: dict[str, Space | OSError | None] = {}
-
-    def put(mount: Mount) -> None:
-        try:
-            answers[mount.mountpoint] = ask(mount)
-        except OSError as error:
-            answers[mount.mountpoint] = error
-
-    mounts = list(mounts)
-    # Daemon threads: one that never returns must not keep the interpreter from ending.
-    threads = [threading.Thread(target=put, args=(mount,), daemon=True) for mount in mounts]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + timeout
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    answered = dict(answers)  # a late thread may still write to the other
-    silent = TimeoutError(f"no answer within {timeout:g} s; its server or daemon may be gone")
-    disks = (_disk(mount, answered.get(mount.mountpoint, silent)) for mount in mounts)
-    return tuple(_once_a_device(disk for disk in disks if disk))
-
-
-def _disk(mount: Mount, answer: Space | OSError | None) -> Disk | None:
-    """None for what is no disk: a single file, or a file system without size."""
-    if isinstance(answer, OSError):
-        return Disk(mount.mountpoint, mount.source, mount.fstype, error=answer.strerror or str(answer))
-    if answer is None or answer.total == 0:
-        return None
-    return Disk(mount.mountpoint, mount.source, mount.fstype, answer.total, answer.total - answer.free, answer.available)
-
-
-def _once_a_device(disks: Iterable[Disk]) -> list[Disk]:
-    kept: dict[str, Disk] = {}
-    for disk in sorted(disks, key=lambda disk: len(disk.mountpoint)):
-        device = disk.source if disk.source.startswith("/dev/") else disk.mountpoint
-        kept.setdefault(device, disk)
-    return sorted(kept.values(), key=lambda disk: disk.mountpoint)
 
 
 def _text(path: Path) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from drivefs_agent import cgroup, host, nvml
+from drivefs_agent.disks import Disk, read_disks
 
 __all__ = ["SCHEMA", "Specs", "collect", "render", "to_json"]
 
@@ -27,7 +28,7 @@ class Specs:
     system: host.System
     cpu: host.Cpu
     memory: host.Memory
-    disks: tuple[host.Disk, ...]
+    disks: tuple[Disk, ...]
     gpus: nvml.GpuReport
     limits: cgroup.Limits
     python_version: str
@@ -47,7 +48,7 @@ def collect(root: Path = Path("/")) -> Specs:
         system=host.read_system(root),
         cpu=host.read_cpu(root),
         memory=host.read_memory(),
-        disks=host.read_disks(host.read_mounts()),
+        disks=read_disks(host.read_mounts()),
         gpus=nvml.query(),
         limits=cgroup.read_limits(root),
         python_version=platform.python_version(),
@@ -96,7 +97,7 @@ def to_json(specs: Specs) -> dict[str, Any]:
     }
 
 
-def _disk_json(disk: host.Disk) -> dict[str, Any]:
+def _disk_json(disk: Disk) -> dict[str, Any]:
     return {
         "mount": disk.mountpoint,
         "source": disk.source,
@@ -157,7 +158,7 @@ def _cpu_text(cpu: host.Cpu) -> str:
     return _join(cpu.model, cpu.arch, *counts, clock, "load " + " ".join(f"{load:.2f}" for load in cpu.load))
 
 
-def _disk_text(disk: host.Disk) -> str:
+def _disk_text(disk: Disk) -> str:
     if disk.total is None or disk.used is None or disk.available is None:
         return _join(disk.mountpoint, disk.fstype, disk.error or "not known")
     return _join(disk.mountpoint, disk.fstype, f"{_size(disk.used)} of {_size(disk.total)} used, {_size(disk.available)} free")

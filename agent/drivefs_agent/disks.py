@@ -1,0 +1,131 @@
+"""How full the disks are, asked so that no mount can hang us.
+
+statvfs(2) on a mount whose server or daemon is gone never returns. Every mount is therefore asked apart, and what has not
+answered in time is reported as silent.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from drivefs_agent.host import Mount
+
+__all__ = ["Disk", "Space", "measure", "read_disks"]
+
+_DISK_TIMEOUT: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes; available is what an ordinary user may still write. All None, and ``error`` says why, where it did not answer."""
+
+    mountpoint: str
+    source: str
+    fstype: str
+    total: int | None = None
+    used: int | None = None
+    available: int | None = None
+    error: str | None = None
+
+
+class Space(NamedTuple):
+    """Bytes of a file system; available: to an ordinary user."""
+
+    total: int
+    free: int
+    available: int
+
+
+_MEASURE: Final = """
+import os, stat, sys
+try:
+    found = os.statvfs(sys.argv[1]) if stat.S_ISDIR(os.stat(sys.argv[1]).st_mode) else None
+except OSError as error:
+    print(error.errno)
+else:
+    print(0, *[found.f_frsize * n for n in (found.f_blocks, found.f_bfree, found.f_bavail)] if found else [])
+"""
+
+
+def measure(mount: Mount) -> Space | None:
+    """The file system's numbers; None for a single mounted file, as containers have at /etc/hosts. May block for ever.
+
+    A FUSE mount is asked by a child process: once its daemon has taken a request and hangs, the kernel lets nobody out of the
+    wait, not even a thread of a process that was killed, and so a thread of ours would keep this whole process from ending.
+    The child holds none of our descriptors; where it never ends, init inherits it and it goes when the mount does.
+    """
+    if not mount.fstype.startswith("fuse"):
+        if not stat.S_ISDIR(os.stat(mount.mountpoint).st_mode):
+            return None
+        found = os.statvfs(mount.mountpoint)
+        return Space(*(found.f_frsize * blocks for blocks in (found.f_blocks, found.f_bfree, found.f_bavail)))
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _MEASURE, mount.mountpoint],
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    number, *sizes = [int(word) for word in child.communicate()[0].split()] or [errno.EIO]
+    if number:
+        raise OSError(number, os.strerror(number))
+    return Space(*sizes) if sizes else None
+
+
+def read_disks(
+    mounts: Iterable[Mount],
+    ask: Callable[[Mount], Space | None] = measure,
+    timeout: float = _DISK_TIMEOUT,
+) -> tuple[Disk, ...]:
+    """Sizes of all ``mounts``. Each is asked in a thread of its own, because a dead server behind a network or FUSE mount
+    never answers; what has not answered within ``timeout`` seconds, for all together, is reported so.
+
+    A device mounted in several places appears once, at its shortest path.
+    """
+    answers: dict[str, Space | OSError | None] = {}
+
+    def put(mount: Mount) -> None:
+        try:
+            answers[mount.mountpoint] = ask(mount)
+        except OSError as error:
+            answers[mount.mountpoint] = error
+
+    mounts = list(mounts)
+    # Daemon threads: one that never returns must not keep the interpreter from ending.
+    threads = [threading.Thread(target=put, args=(mount,), daemon=True) for mount in mounts]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + timeout
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    answered = dict(answers)  # a late thread may still write to the other
+    silent = TimeoutError(f"no answer within {timeout:g} s; its server or daemon may be gone")
+    disks = (_disk(mount, answered.get(mount.mountpoint, silent)) for mount in mounts)
+    return tuple(_once_a_device(disk for disk in disks if disk))
+
+
+def _disk(mount: Mount, answer: Space | OSError | None) -> Disk | None:
+    """None for what is no disk: a single file, or a file system without size."""
+    if isinstance(answer, OSError):
+        return Disk(mount.mountpoint, mount.source, mount.fstype, error=answer.strerror or str(answer))
+    if answer is None or answer.total == 0:
+        return None
+    return Disk(mount.mountpoint, mount.source, mount.fstype, answer.total, answer.total - answer.free, answer.available)
+
+
+def _once_a_device(disks: Iterable[Disk]) -> list[Disk]:
+    kept: dict[str, Disk] = {}
+    for disk in sorted(disks, key=lambda disk: len(disk.mountpoint)):
+        device = disk.source if disk.source.startswith("/dev/") else disk.mountpoint
+        kept.setdefault(device, disk)
+    return sorted(kept.values(), key=lambda disk: disk.mountpoint)
