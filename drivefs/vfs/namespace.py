@@ -36,6 +36,7 @@ class Namespace:
 
     async def lookup(self, parent: int, name: str) -> Node | None:
         """The child of that name; None where there is none."""
+        self._check_name(name)
         await self._list(parent)
         return self._tree.child(parent, name)
 
@@ -58,7 +59,7 @@ class Namespace:
 
     async def create(self, parent: int, name: str, kind: Kind, mode: int, target: str | None = None) -> Node:
         """A new file, folder or symbolic link. The caller opens the content of a file and tells the uploader."""
-        self._check_new_name(name)
+        self._check_name(name)
         if target is not None and len(target.encode()) >= PATH_MAX:
             raise PathError(errno.ENAMETOOLONG)
         await self._list(parent)
@@ -98,7 +99,7 @@ class Namespace:
     async def rename(self, parent: int, name: str, new_parent: int, new_name: str, flags: int = 0) -> None:
         if flags & ~RENAME_NOREPLACE:
             raise PathError(errno.EINVAL)
-        self._check_new_name(new_name)
+        self._check_name(new_name)
         await self._list(parent)
         await self._list(new_parent)
         target = self._tree.child(new_parent, new_name)
@@ -187,6 +188,6 @@ class Namespace:
         if not node.can_edit:
             raise PathError(errno.EACCES)
 
-    def _check_new_name(self, name: str) -> None:
+    def _check_name(self, name: str) -> None:
         if len(name.encode()) > NAME_MAX:
             raise PathError(errno.ENAMETOOLONG)
