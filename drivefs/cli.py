@@ -101,6 +101,7 @@ def emulator(arguments: tuple[str, ...]) -> None:
 def mount(mountpoint: str, foreground: bool, verbose: bool, **flags: Any) -> None:
     """Mount Google Drive at MOUNTPOINT, and return once it answers."""
     from drivefs import launch
+    from drivefs.base.errors import MountpointUnusable
     from drivefs import mountpoint as places
     from drivefs.settings import Flags, build_config, choose_account
 
@@ -111,6 +112,8 @@ def mount(mountpoint: str, foreground: bool, verbose: bool, **flags: Any) -> Non
     os.environ.pop("DRIVEFS_ACCESS_TOKEN", None)
     typed = os.path.expanduser(mountpoint)
     if launch.already_mounted(config, _say):
+        if foreground:  # a service manager must learn that this process will not serve anything
+            raise MountpointUnusable(f"Drive already mounted at {typed}, by another process. Unmount it first: drivefs unmount")
         quoted = shlex.quote(typed)
         _print(f"Drive already mounted at {typed}; to attempt to forcibly remount, call drivefs unmount {quoted} first.")
         return

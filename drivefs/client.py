@@ -42,12 +42,16 @@ class ClientError(Exception):
 
 
 def runtime_dir(environment: Mapping[str, str] = os.environ) -> str:
-    """Where this user's control sockets lie; the same rule as the daemon's."""
+    """Where this user's control sockets lie; the same rule as the daemon's.
+
+    Root has one place whatever its login says, so that a shell finds the mounts of a system service.
+    """
     if chosen := environment.get("DRIVEFS_RUNTIME_DIR"):
         return chosen
-    if home := environment.get("XDG_RUNTIME_DIR"):
-        return os.path.join(home, "drivefs")
-    return "/run/drivefs" if os.geteuid() == 0 else f"/tmp/drivefs-{os.geteuid()}"
+    if os.geteuid() == 0:
+        return "/run/drivefs"
+    home = environment.get("XDG_RUNTIME_DIR")
+    return os.path.join(home, "drivefs") if home else f"/tmp/drivefs-{os.geteuid()}"
 
 
 def socket_path(runtime: str, mountpoint: str) -> str:

@@ -33,9 +33,10 @@ def runtime_dir(environment: Mapping[str, str]) -> Path:
     """Where control sockets lie: short paths, because a unix socket's path is limited to 107 bytes (unix(7))."""
     if chosen := environment.get("DRIVEFS_RUNTIME_DIR"):
         return Path(chosen)
-    if home := environment.get("XDG_RUNTIME_DIR"):
-        return Path(home) / "drivefs"
-    return Path("/run/drivefs") if os.geteuid() == 0 else Path(f"/tmp/drivefs-{os.geteuid()}")
+    if os.geteuid() == 0:
+        return Path("/run/drivefs")  # one place whatever root's login says, so that a shell finds the mounts of a system service
+    home = environment.get("XDG_RUNTIME_DIR")
+    return Path(home) / "drivefs" if home else Path(f"/tmp/drivefs-{os.geteuid()}")
 
 
 def validate_api_root(url: str) -> str:

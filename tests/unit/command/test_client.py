@@ -66,6 +66,12 @@ def test_client_and_daemon_agree_on_the_runtime_directory(
     assert client.runtime_dir(environment) == str(config.runtime_dir(environment))
 
 
+def test_root_has_one_runtime_directory_whatever_its_login_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login shell of root's has XDG_RUNTIME_DIR and a system service has not: both must find the same sockets."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert client.runtime_dir({"XDG_RUNTIME_DIR": "/run/user/0"}) == client.runtime_dir({}) == "/run/drivefs"
+
+
 def test_the_client_imports_the_standard_library_only() -> None:
     """A notebook or an agent may import it where no dependency of drivefs is installed."""
     code = "import sys; import drivefs.client; print(*sorted(sys.modules), sep='\\n')"
