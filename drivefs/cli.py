@@ -101,8 +101,8 @@ def emulator(arguments: tuple[str, ...]) -> None:
 def mount(mountpoint: str, foreground: bool, verbose: bool, **flags: Any) -> None:
     """Mount Google Drive at MOUNTPOINT, and return once it answers."""
     from drivefs import launch
-    from drivefs.base.errors import MountpointUnusable
     from drivefs import mountpoint as places
+    from drivefs.base.errors import MountpointUnusable
     from drivefs.settings import Flags, build_config, choose_account
 
     places.require_no_space(mountpoint)
