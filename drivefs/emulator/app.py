@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from drivefs.emulator.admin import Admin
@@ -27,17 +29,21 @@ class Emulator:
         store.connection.create_function("natural_key", 1, natural_key, deterministic=True)
         self.store = store
         self.traffic = Traffic()
-        gate = Gate(store, tokens)
+        self._gate = gate = Gate(store, tokens)
         calls = Calls(store, gate, self.traffic)
         self._uploads = Uploads(calls)
         admin = Admin(store, self.traffic, self._uploads.sessions, gate)
         batch = Batch(self.traffic)
-        token_door = Route("/token", gate.token_endpoint, methods=["POST"])
+        token_door = Route("/token", self._token, methods=["POST"])
         routes = [*calls.routes(), *self._uploads.routes(), *batch.routes(), token_door, *admin.routes()]
         handlers = {ApiError: respond, PlainError: respond, 404: not_routed, 405: not_routed, Exception: internal_error}
         app = Starlette(routes=routes, exception_handlers=handlers)
         batch.app = app
         self.wire = Wire(app, self.traffic)
+
+    async def _token(self, request: Request) -> Response:
+        self.traffic.count("oauth2.token", "POST /token")
+        return await self._gate.token_endpoint(request)
 
     def close(self) -> None:
         self._uploads.sessions.close()

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from drivefs.emulator import changes, items, resources, revisions
+from drivefs.emulator import changes, items, placement, resources, revisions
 from drivefs.emulator.auth import Gate
 from drivefs.emulator.discovery import document_for, fields_of
-from drivefs.emulator.errors import ApiError, bad_request, invalid_value
+from drivefs.emulator.errors import ApiError, bad_request, invalid_value, missing_drive
 from drivefs.emulator.fields import apply, covers, sub
 from drivefs.emulator.listing import list_files
 from drivefs.emulator.media import media_response
@@ -128,7 +128,7 @@ class Calls:
         return json_response(apply(answer, parameters.mask("DriveList", "*")), parameters)
 
     async def get_drive(self, request: Request, _parameters: Parameters) -> Response:
-        raise items.missing_drive(request.path_params["drive_id"])
+        raise missing_drive(request.path_params["drive_id"])
 
     async def list(self, _request: Request, parameters: Parameters) -> Response:
         return json_response(list_files(self.store, parameters), parameters)
@@ -173,13 +173,13 @@ class Calls:
         return json_response(resources.file(row, mask), parameters)
 
     async def delete(self, request: Request, _parameters: Parameters) -> Response:
-        items.delete(self.store, request.path_params["file_id"])
+        placement.delete(self.store, request.path_params["file_id"])
         return Response(status_code=204)
 
     async def empty_trash(self, _request: Request, parameters: Parameters) -> Response:
         if drive_id := parameters.text("driveId"):
-            raise items.missing_drive(drive_id)
-        items.empty_trash(self.store)
+            raise missing_drive(drive_id)
+        placement.empty_trash(self.store)
         return Response(status_code=204)
 
     async def copy(self, request: Request, parameters: Parameters) -> Response:

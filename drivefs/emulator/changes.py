@@ -11,9 +11,8 @@ import sqlite3
 from typing import Any, Final
 
 from drivefs.emulator import resources
-from drivefs.emulator.errors import invalid_value
+from drivefs.emulator.errors import invalid_value, missing_drive
 from drivefs.emulator.fields import Mask, apply, covers, sub
-from drivefs.emulator.items import missing_drive
 from drivefs.emulator.paging import Parameters, open_token, seal_token
 from drivefs.emulator.store import Store
 from drivefs.emulator.values import format_time

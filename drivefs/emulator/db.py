@@ -54,7 +54,7 @@ CREATE TABLE items (
   properties TEXT NOT NULL DEFAULT '{}',
   extra TEXT NOT NULL DEFAULT '{}'    -- fields that are stored and returned, and mean nothing here
 );
-CREATE INDEX items_listing ON items(parent, trashed);
+CREATE INDEX items_listing ON items(parent); -- without trashed, or it would be preferred to items_name for lookups
 CREATE INDEX items_name ON items(name_folded, parent);
 CREATE INDEX items_change ON items(change);
 CREATE INDEX items_shortcut ON items(shortcut_target) WHERE shortcut_target IS NOT NULL;

@@ -18,7 +18,9 @@ __all__ = [
     "fields_error",
     "internal_error",
     "invalid_value",
+    "missing_drive",
     "not_found",
+    "not_permitted",
     "not_routed",
     "not_writable",
     "respond",
@@ -82,6 +84,15 @@ def fields_error(selection: str) -> ApiError:
 
 def not_found(file_id: str, what: str = "File", location: str = "fileId") -> ApiError:
     return ApiError(404, "notFound", f"{what} not found: {file_id}.", location=location)
+
+
+def missing_drive(drive_id: str) -> ApiError:
+    """Shared drives are not emulated yet: there are none."""
+    return not_found(drive_id, "Shared drive", "driveId")
+
+
+def not_permitted() -> ApiError:
+    return ApiError(403, "insufficientFilePermissions", "The user does not have sufficient permissions for this file.")
 
 
 def not_writable(message: str = "The resource body includes fields which are not directly writable.") -> ApiError:

@@ -1,4 +1,4 @@
-"""The rules for items: create, update, move, trash, delete, copy. Each public function is one transaction.
+"""The rules for items: create, update, copy. Each public function but the checks is one transaction.
 
 Invariant: ``items.trashed`` = explicitly trashed, or the parent is trashed. Blobs are adopted before and removed after
 the transaction, so that a row never names bytes that are not there.
@@ -14,23 +14,13 @@ from typing import Any, Final
 
 from drivefs.emulator import revisions
 from drivefs.emulator.content import EMPTY, Landed
-from drivefs.emulator.errors import ApiError, bad_request, not_found, not_writable
+from drivefs.emulator.errors import ApiError, bad_request, not_permitted, not_writable
 from drivefs.emulator.metadata import EXTRA_FIELDS, merge_properties
+from drivefs.emulator.placement import folder, inherit_trashed, new_parent
 from drivefs.emulator.store import Store
 from drivefs.emulator.values import FOLDER, SHORTCUT, is_docs_type, is_google_type
 
-__all__ = [
-    "NewContent",
-    "check_create",
-    "check_update",
-    "copy",
-    "create",
-    "delete",
-    "empty_trash",
-    "missing_drive",
-    "touch",
-    "update",
-]
+__all__ = ["NewContent", "check_create", "check_update", "copy", "create", "touch", "update"]
 
 # Changes of these bump modifiedTime; moves, trashing, starring and viewing do not.
 _MODIFYING: Final = frozenset({"name", "properties", "appProperties", "originalFilename"}) | EXTRA_FIELDS
@@ -61,13 +51,6 @@ class _Plan:
     mime_type: str
     parent: sqlite3.Row
     target: sqlite3.Row | None
-
-
-def _parent(store: Store, parent_id: str) -> sqlite3.Row:
-    parent = store.item(parent_id)
-    if parent["mime_type"] != FOLDER:
-        raise ApiError(403, "parentNotAFolder", "The specified parent is not a folder.")
-    return parent
 
 
 def _new_id(store: Store, wanted: str | None, mime_type: str) -> str:
@@ -112,7 +95,7 @@ def check_create(
         _new_id(store, values.get("id"), mime_type),
         values.get("name", "Untitled"),
         mime_type,
-        _parent(store, parents[0]),
+        folder(store, parents[0]),
         _shortcut_target(store, values, mime_type),
     )
     store.check_room(media_size or 0)
@@ -161,38 +144,13 @@ def _add_revision(store: Store, item_id: str, content: NewContent, mime_type: st
     )  # fmt: skip
 
 
-def _new_parent(store: Store, row: sqlite3.Row, add: Sequence[str], remove: Sequence[str]) -> sqlite3.Row | None:
-    """The parent after a move, or None where it stays. addParents replaces; removing the only parent leads to the root."""
-    added = [store.root_id if one == "root" else one for one in add]
-    removed = {store.root_id if one == "root" else one for one in remove}
-    wanted = [one for one in dict.fromkeys(added) if one not in removed and one != row["parent"]]
-    if len(wanted) > 1:
-        raise ApiError(403, "cannotAddParent", "Increasing the number of parents is not allowed")
-    if wanted:
-        parent = _parent(store, wanted[0])
-    elif row["parent"] in removed and row["parent"] not in added:
-        parent = store.item("root")
-    else:
-        return None
-    _check_no_cycle(store, row["id"], parent)
-    return parent
-
-
-def _check_no_cycle(store: Store, item_id: str, parent: sqlite3.Row) -> None:
-    ancestors = store.connection.execute(
-        "WITH RECURSIVE up(id) AS (SELECT ? UNION SELECT parent FROM items JOIN up USING (id)) SELECT id FROM up", (parent["id"],)
-    )
-    if any(row["id"] == item_id for row in ancestors):
-        raise bad_request("A folder cannot be moved into itself or one of its descendants.", location="addParents")
-
-
 def check_update(
     store: Store, item_id: str, values: Mapping[str, Any], *, media: bool, media_size: int | None = None
 ) -> sqlite3.Row:
     """Whether the item may be changed as asked (moves aside). Returns its row."""
     row = store.item(item_id)
     if row["id"] == store.root_id and (set(values) - {"starred", "viewedByMeTime"} or media):
-        raise ApiError(403, "insufficientFilePermissions", "The user does not have sufficient permissions for this file.")
+        raise not_permitted()
     if media and is_google_type(row["mime_type"]):
         raise bad_request("Content cannot be uploaded to an item of this type.", location="fileId")
     changed_type = values.get("mimeType", row["mime_type"]) != row["mime_type"]
@@ -220,8 +178,8 @@ def update(
         media = content is not None
         row = check_update(store, item_id, values, media=media, media_size=content.landed.size if content else None)
         if row["id"] == store.root_id and (add_parents or remove_parents):
-            raise ApiError(403, "insufficientFilePermissions", "The user does not have sufficient permissions for this file.")
-        parent = _new_parent(store, row, add_parents, remove_parents)
+            raise not_permitted()
+        parent = new_parent(store, row, add_parents, remove_parents)
         columns = _changed_columns(store, row, values, parent)
         if content is not None:
             filename = values.get("originalFilename") or row["original_filename"]
@@ -265,7 +223,7 @@ def _write(store: Store, row: sqlite3.Row, columns: dict[str, Any]) -> None:
     assignments = ", ".join(f"{column} = ?" for column in columns)
     store.connection.execute(f"UPDATE items SET {assignments} WHERE id = ?", (*columns.values(), row["id"]))
     if "trashed" in columns and columns["trashed"] != bool(row["trashed"]) and row["mime_type"] == FOLDER:
-        _inherit_trashed(store, row["id"], columns["trashed"])
+        inherit_trashed(store, row["id"], columns["trashed"])
 
 
 def touch(store: Store, item_id: str) -> None:
@@ -273,49 +231,6 @@ def touch(store: Store, item_id: str) -> None:
     store.connection.execute(
         "UPDATE items SET change = ?, change_ms = ? WHERE id = ?", (store.next_change(), store.clock(), item_id)
     )
-
-
-def _inherit_trashed(store: Store, folder_id: str, trashed: bool) -> None:
-    """Hand a folder's new state down. The feed does not tell of the descendants, so their version stays."""
-    store.connection.execute(
-        "WITH RECURSIVE below(id) AS (SELECT id FROM items WHERE parent = ?1 AND NOT explicitly_trashed"
-        " UNION ALL SELECT items.id FROM items JOIN below ON items.parent = below.id WHERE NOT explicitly_trashed)"
-        " UPDATE items SET trashed = ?2 WHERE id IN below",
-        (folder_id, trashed),
-    )
-
-
-def delete(store: Store, item_id: str) -> None:
-    """Delete for good, with all that lies below."""
-    if store.item(item_id)["id"] == store.root_id:
-        raise ApiError(403, "insufficientFilePermissions", "The user does not have sufficient permissions for this file.")
-    with store.transaction():
-        doomed = _delete_tree(store, item_id)
-    store.unlink_unused(doomed)
-
-
-def _delete_tree(store: Store, top_id: str) -> list[str | None]:
-    rows = store.connection.execute(
-        "WITH RECURSIVE tree(id) AS (SELECT ? UNION ALL SELECT items.id FROM items JOIN tree ON items.parent = tree.id)"
-        " SELECT id FROM tree",
-        (top_id,),
-    )
-    ids, now = [row["id"] for row in rows], store.clock()
-    doomed = revisions.drop_all(store, ids)
-    store.connection.executemany("DELETE FROM items WHERE id = ?", [(one,) for one in ids])
-    stones = [(one, store.next_change() if one == top_id else None, now) for one in ids]
-    store.connection.executemany("INSERT INTO tombstones (id, change, change_ms) VALUES (?, ?, ?)", stones)
-    return doomed
-
-
-def empty_trash(store: Store) -> None:
-    """Delete for good whatever was put in the trash, with all that lies below."""
-    doomed: list[str | None] = []
-    with store.transaction():
-        for row in store.connection.execute("SELECT id FROM items WHERE explicitly_trashed ORDER BY seq").fetchall():
-            if store.find(row["id"]) is not None:  # it may have gone with a trashed folder above it
-                doomed += _delete_tree(store, row["id"])
-    store.unlink_unused(doomed)
 
 
 def copy(store: Store, item_id: str, values: Mapping[str, Any], *, keep: bool = False) -> sqlite3.Row:
@@ -336,8 +251,3 @@ def copy(store: Store, item_id: str, values: Mapping[str, Any], *, keep: bool = 
     revision = revisions.find(store, source, "head")
     landed = Landed(None, revision["size"], revision["md5"], revision["sha1"], revision["sha256"])
     return create(store, wanted, NewContent(revision["blob"], landed, revision["mime_type"], keep))
-
-
-def missing_drive(drive_id: str) -> ApiError:
-    """Shared drives are not emulated yet: there are none."""
-    return not_found(drive_id, "Shared drive", "driveId")

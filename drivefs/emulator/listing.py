@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from drivefs.emulator import resources
-from drivefs.emulator.errors import ApiError, bad_request, invalid_value
+from drivefs.emulator.errors import ApiError, bad_request, invalid_value, missing_drive
 from drivefs.emulator.fields import covers, sub
-from drivefs.emulator.items import missing_drive
 from drivefs.emulator.paging import Parameters, open_token, seal_token
 from drivefs.emulator.query import compile_query
 from drivefs.emulator.store import Store

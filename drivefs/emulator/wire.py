@@ -66,12 +66,35 @@ class Traffic:
         return 0.0 if self.in_progress else time.monotonic() - self.last_activity
 
 
-def _is_local(scope: Scope) -> bool:
-    client = scope.get("client")
+def _is_loopback(address: tuple[str, int] | None) -> bool:
+    return address is not None and ipaddress.ip_address(address[0]).is_loopback
+
+
+def _is_address(name: str) -> bool:
     try:
-        return client is not None and ipaddress.ip_address(client[0]).is_loopback
+        ipaddress.ip_address(name)
     except ValueError:
         return False
+    return True
+
+
+def _from_a_web_page(scope: Scope) -> bool:
+    """A page of another origin asks through the user's browser: it says so in Origin, or it reached a loopback address by a name
+    of its own (DNS rebinding). Whatever a user keeps in a local Drive is no web site's business.
+    """
+    headers = dict(scope["headers"])
+    host, origin = headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin", b"").decode("latin-1")
+    if origin and origin.partition("://")[2] != host:
+        return True
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    return _is_loopback(scope.get("server")) and name != "localhost" and not _is_address(name.strip("[]"))
+
+
+async def _forbid(send: Send, sentence: str) -> None:
+    body = sentence.encode() + b"\n"
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _override(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
@@ -111,24 +134,19 @@ class Wire:
             raise RuntimeError(f"unexpected {scope['type']} connection")
         self._traffic.in_progress += 1
         try:
-            if scope["path"].startswith(_ADMIN):
-                await self._admin(scope, receive, send)
-            else:
+            if _from_a_web_page(scope):
+                await _forbid(send, "This server does not answer web pages. Address it as 127.0.0.1 or localhost.")
+            elif not scope["path"].startswith(_ADMIN):
                 await self._counted(scope, receive, send)
+            elif _is_loopback(scope.get("client")):
+                await self._app(scope, receive, send)
+            else:
+                await _forbid(send, "The control endpoints answer only to this machine itself.")
         except ClientDisconnect:
             pass  # nobody is left to answer; what the request had begun is undone where it was begun
         finally:
             self._traffic.in_progress -= 1
             self._traffic.last_activity = time.monotonic()
-
-    async def _admin(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _is_local(scope):
-            await self._app(scope, receive, send)
-            return
-        body = b"The control endpoints answer only to this machine itself.\n"
-        headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 403, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
 
     async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
         traffic = self._traffic

@@ -148,6 +148,24 @@ def test_control_endpoints_answer_only_to_this_machine(start: Callable[..., Serv
     connection.close()
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "evil.example:8080"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "localhost:8080"}, 200),
+        ({"Host": "localhost:8080", "Origin": "http://localhost:8080"}, 200),
+        ({"Host": "[::1]:8080"}, 200),
+    ],
+)
+def test_web_pages_are_kept_out(drive: Drive, headers: dict[str, str], status: int) -> None:
+    """A page in the user's browser reaches neither API nor control endpoints: foreign Origin and rebound names are 403."""
+    assert drive.send("GET", "/drive/v3/about?fields=kind", headers=headers).status == status
+    assert drive.send("GET", "/_emulator/tree", headers=headers).status == status
+
+
 def _upload_until_killed(drive: Drive, seed: int, done: dict[str, str], expected: dict[str, str]) -> None:
     chance = random.Random(seed)
     try:
