@@ -62,6 +62,8 @@ class Transfer:
         self.headers: dict[str, str] = {}
         self.failure: BaseException | None = None
         self._head_done = False
+        self._streaming = False  # the body goes to the sink
+        self._bound = MAX_ERROR_BODY  # bytes that may be in _pieces; beyond, they are handed over, refused, or dropped
         self._pieces: list[bytes] = []
         self._size = 0
         self._handed_at = 0.0
@@ -131,26 +133,27 @@ class Transfer:
         if self.status < 200:
             return  # an interim answer; the real one follows (RFC 9110, 15.2)
         self._head_done = True
+        success = 200 <= self.status < 300
+        self._streaming = success and self.request.sink is not None
+        self._bound = PIECE if self._streaming else MAX_BODY if success else MAX_ERROR_BODY
         on_head = self.request.on_head
-        if on_head is not None and self.status < 300:
+        if on_head is not None and success:
             self.on_loop(lambda: on_head(self.status, self.headers))
 
-    def on_body(self, data: bytes) -> int:
-        return self._guard(lambda: self._body(data), len(data))
+    def on_body(self, data: bytes) -> int | None:
+        """Called for every 16 KiB, so it does no more than collect until a piece is full. None: all of it is taken."""
+        if self._size + len(data) > self._bound and (problem := self._guard(self._full, 0)):
+            return problem
+        if self._size <= self._bound:
+            self._pieces.append(data)
+            self._size += len(data)
+        return None
 
-    def _body(self, data: bytes) -> None:
-        success = 200 <= self.status < 300
-        if not success and self._size >= MAX_ERROR_BODY:
-            return
-        if success and self.request.sink is None and self._size + len(data) > MAX_BODY:
+    def _full(self) -> None:
+        if self._streaming:
+            self._hand_over()
+        elif 200 <= self.status < 300:
             raise RemoteError(f"{self.request.host} sent an answer of more than {MAX_BODY >> 20} MiB where a small one was due.")
-        streaming = success and self.request.sink is not None
-        if streaming and self._size + len(data) > PIECE:
-            self._hand_over()
-        self._pieces.append(data)
-        self._size += len(data)
-        if streaming and time.monotonic() - self._handed_at > _PIECE_AGE:
-            self._hand_over()
 
     def on_progress(self, _download_size: int, downloaded: int, _upload_size: int, uploaded: int) -> int:
         """Called with every piece, and once a second while nothing moves. Non-zero ends the transfer.
@@ -162,7 +165,11 @@ class Transfer:
         if (downloaded, uploaded) != self._moved:
             self._moved, self._moved_at = (downloaded, uploaded), now
         self.stalled = now - self._moved_at >= self.request.stall
-        return 1 if self.cancelled or self.stalled else 0
+        if self.cancelled or self.stalled:
+            return 1
+        if self._streaming and self._size and now - self._handed_at > _PIECE_AGE:
+            return self._guard(self._hand_over, 0)
+        return 0
 
     def on_read(self, size: int) -> bytes:
         body = memoryview(self.request.body or b"")
@@ -181,6 +188,6 @@ class Transfer:
 
     def finish(self) -> bytes:
         """Hand over what is left; the body where nobody else took it."""
-        if self.request.sink is not None and 200 <= self.status < 300:
+        if self._streaming:
             self._hand_over()
         return b"".join(self._pieces)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import socketserver
 import ssl
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import trio
@@ -299,7 +300,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
         .serial_number(1)
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.DNSName("drive.test")]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -358,6 +359,58 @@ async def test_a_company_authority_is_named_in_the_environment(
     transport = Transport()
     assert (await transport.request("GET", tls_server[0], {})).body == b"private"
     transport.close()
+
+
+class _Proxy(socketserver.StreamRequestHandler):
+    """A company's proxy that joins every CONNECT to one server, with an answer that could be mistaken for the server's."""
+
+    target: ClassVar[tuple[str, int]]
+
+    def handle(self) -> None:
+        line = self.rfile.readline()
+        assert line == b"CONNECT drive.test:443 HTTP/1.1\r\n"
+        while self.rfile.readline() not in (b"\r\n", b""):
+            pass
+        self.wfile.write(b"HTTP/1.1 200 Connection established\r\nX-Proxy: 1\r\n\r\n")
+        with socket.create_connection(self.target) as server:
+            back = threading.Thread(target=self._pump, args=(server, self.connection), daemon=True)
+            back.start()
+            self._pump(self.connection, server)
+            back.join(5)
+
+    @staticmethod
+    def _pump(source: socket.socket, target: socket.socket) -> None:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+async def test_a_proxys_answer_is_not_the_servers(tls_server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through a proxy the server itself is verified, and its head alone reaches the caller, once."""
+    port = int(tls_server[0].rpartition(":")[2])
+
+    class ToServer(_Proxy):
+        target = ("127.0.0.1", port)
+
+    proxy = socketserver.ThreadingTCPServer(("127.0.0.1", 0), ToServer)
+    proxy.daemon_threads = True
+    threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.server_address[1]}")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NO_PROXY", "")
+    transport = Transport(ca_file=str(tls_server[1]))
+    heads: list[Mapping[str, str]] = []
+    pieces: list[bytes] = []
+    await transport.request(
+        "GET", "https://drive.test/x", {}, sink=pieces.append, on_head=lambda _status, headers: heads.append(headers)
+    )
+    transport.close()
+    proxy.shutdown()
+    proxy.server_close()
+    assert b"".join(pieces) == b"private"
+    (head,) = heads
+    assert "x-proxy" not in head
+    assert head["content-length"] == "7"
 
 
 def test_the_systems_trust_is_found() -> None:
