@@ -42,6 +42,7 @@ from drivefs.base.model import Invalidation, Kind
 from drivefs.base.stats import Stats
 from drivefs.store.tree import Node
 from drivefs.vfs.attributes import Attributes
+from drivefs.vfs.files import PageCache
 from drivefs.vfs.filesystem import Changes, Filesystem
 
 __all__ = ["Door", "Notifier", "mount", "release", "serve", "tune"]
@@ -144,7 +145,7 @@ class Door(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         node, handle = await self._create(parent_inode, name, mode, flags, ctx)
-        return FileInfo(fh=FileHandleT(handle), keep_cache=True), self._entry(node)
+        return self._opened(handle), self._entry(node)
 
     async def _create(self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext) -> tuple[Node, int]:
         node = await self._fs.names.create(parent, _text(name), Kind.FILE, mode & ~ctx.umask)
@@ -243,7 +244,11 @@ class Door(pyfuse3.Operations):
 
     @_guarded
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        return FileInfo(fh=FileHandleT(await self._fs.files.open(inode, flags)), keep_cache=True)
+        return self._opened(await self._fs.files.open(inode, flags))
+
+    def _opened(self, handle: int) -> FileInfo:
+        pages = self._fs.files.page_cache(handle)
+        return FileInfo(fh=FileHandleT(handle), keep_cache=pages is PageCache.KEEP, direct_io=pages is PageCache.BYPASS)
 
     @_guarded
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:

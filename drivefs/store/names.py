@@ -13,7 +13,7 @@ from typing import Final
 
 from drivefs.base.model import Kind
 
-__all__ = ["legal_name", "unique_name"]
+__all__ = ["chosen_name", "legal_name", "unique_name"]
 
 NAME_MAX: Final = 255
 # As Colab shows Google's own documents.
@@ -43,11 +43,19 @@ def _shorten(name: str, room: int) -> str:
     return stem.encode()[:keep].decode(errors="ignore") + mark + extension
 
 
+def _suffix(kind: Kind, mime_type: str) -> str:
+    return _DOCUMENT_SUFFIX.get(mime_type, ".glink") if kind is Kind.DOCUMENT else ""
+
+
+def chosen_name(shown: str, kind: Kind, mime_type: str) -> str:
+    """The name that Drive is to have of an item that the user has named ``shown``: a document's suffix is only shown."""
+    return shown.removesuffix(_suffix(kind, mime_type)) or shown
+
+
 def legal_name(name: str, kind: Kind, mime_type: str) -> str:
     """The name to show for Drive's ``name``, before siblings are considered."""
     shown = name.encode("utf-8", "replace").decode().replace("/", "／").replace("\0", "␀")
-    if kind is Kind.DOCUMENT:
-        shown += _DOCUMENT_SUFFIX.get(mime_type, ".glink")
+    shown += _suffix(kind, mime_type)
     shown = {"": "＿", ".": "．", "..": "．．"}.get(shown, shown)
     return shown if len(shown.encode()) <= NAME_MAX else _shorten(shown, NAME_MAX)
 

@@ -17,7 +17,7 @@ from cachetools import LRUCache
 from drivefs.base.errors import CacheUnusable, PathError
 from drivefs.base.model import FOLDER_MIME, SYMLINK_MIME, Kind
 from drivefs.store.db import LAST_VIRTUAL_INODE, Database, Row
-from drivefs.store.names import legal_name, unique_name
+from drivefs.store.names import chosen_name, legal_name, unique_name
 from drivefs.store.views import View
 
 __all__ = ["ALIAS_INODE", "MY_DRIVE_INODE", "MY_DRIVE_NAME", "TOP_INODE", "Node", "Tree"]
@@ -319,7 +319,7 @@ class Tree:
             self.update(
                 node.inode,
                 local_parent=parent,
-                local_name=node.local_name if keeps_name else shown_name,
+                local_name=node.local_name if keeps_name else chosen_name(shown_name, node.kind, node.mime_type),
                 shown_name=shown_name,
                 sequence=self.next_sequence(),
             )

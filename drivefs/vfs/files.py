@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import count
 from typing import Final
 
 import trio
+from cachetools import LRUCache
 
 from drivefs.base.errors import LocalDiskFull, PathError
 from drivefs.base.model import Kind
@@ -25,10 +28,18 @@ from drivefs.store.cache import Cache
 from drivefs.store.content import Content
 from drivefs.store.tree import Node, Tree
 
-__all__ = ["Files"]
+__all__ = ["Files", "PageCache"]
 
 # Below this a pwrite into the page cache costs less than going to a thread and back.
 _INLINE_WRITE: Final = 64 << 10
+
+
+class PageCache(Enum):
+    """What the kernel is to do about the pages it holds of an inode that is opened."""
+
+    KEEP = "keep"  # they are of this content
+    DROP = "drop"  # they may be of another
+    BYPASS = "bypass"  # another content is open beside this one, and its readers fill the pages
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +65,10 @@ class Files:
         self._handles: dict[int, _Handle] = {}
         self._numbers = count(1)
         self._locks: dict[int, trio.Lock] = {}
+        # Handles by inode and content: two contents of one inode after a change on Drive while the older one is still open.
+        self._shown: dict[int, Counter[int]] = {}
+        # The content whose pages the kernel may hold, by inode.
+        self._paged: LRUCache[int, int] = LRUCache(maxsize=100_000)
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
@@ -81,19 +96,38 @@ class Files:
         number = next(self._numbers)
         lock = self._locks.setdefault(content.id, trio.Lock())
         self._handles[number] = _Handle(content, lock, writable, bool(flags & os.O_APPEND))
+        self._shown.setdefault(content.inode, Counter())[content.id] += 1
         if writable:
             self._uploader.writer_opened(content.inode)
         return number
+
+    def page_cache(self, number: int) -> PageCache:
+        """To be asked once after each open. The kernel has one page cache an inode, and two contents must never mix in it."""
+        content = self._handle(number).content
+        if len(self._shown[content.inode]) > 1:
+            return PageCache.BYPASS
+        kept = self._paged.get(content.inode) == content.id
+        self._paged[content.inode] = content.id
+        return PageCache.KEEP if kept else PageCache.DROP
 
     def release(self, number: int) -> None:
         """The last descriptor of the handle is closed."""
         handle = self._handles.pop(number)
         content = handle.content
+        self._forget_shown(content)
         self._cache.close(content)
         if not content.references:
             self._locks.pop(content.id, None)
         if handle.writable:
             self._uploader.writer_closed(content.inode)
+
+    def _forget_shown(self, content: Content) -> None:
+        shown = self._shown[content.inode]
+        shown[content.id] -= 1
+        if not shown[content.id]:
+            del shown[content.id]
+        if not shown:
+            del self._shown[content.inode]
 
     def _check_openable(self, node: Node, changes: bool) -> None:
         if node.is_folder:
