@@ -194,8 +194,9 @@ def test_trash_is_inherited(drive: Drive) -> None:
     """Sections 3, 6.1: descendants are trashed, not explicitly; untrashing spares those trashed on their own."""
     a = drive.folder("a")
     b = drive.folder("b", a)
-    item, own = drive.create("x", b)["id"], drive.create("own", b)["id"]
-    drive.call("PATCH", f"files/{own}", {"trashed": True})
+    item, own, upper = drive.create("x", b)["id"], drive.create("own", b)["id"], drive.create("upper", a)["id"]
+    for one in (own, upper):
+        drive.call("PATCH", f"files/{one}", {"trashed": True})
     drive.call("PATCH", f"files/{a}", {"trashed": True})
     assert [_trashed(drive, one) for one in (a, b, item, own)] == [(True, True), (True, False), (True, False), (True, True)]
     assert drive.create("late", b)["trashed"] is True
@@ -204,7 +205,7 @@ def test_trash_is_inherited(drive: Drive) -> None:
     drive.call("PATCH", f"files/{item}", {}, addParents=b)
     assert _trashed(drive, item) == (True, False)
     drive.call("PATCH", f"files/{a}", {"trashed": False})
-    assert [_trashed(drive, one) for one in (b, item, own)] == [(False, False), (False, False), (True, True)]
+    assert [_trashed(drive, one) for one in (b, item, own, upper)] == [(False, False)] * 2 + [(True, True)] * 2
 
 
 def test_delete_takes_descendants_and_empty_trash_the_trashed(drive: Drive) -> None:
@@ -221,7 +222,8 @@ def test_delete_takes_descendants_and_empty_trash_the_trashed(drive: Drive) -> N
     assert (quota["usage"], quota["usageInDriveTrash"]) == ("3", "3")
     assert drive.call("DELETE", "files/trash").status == 204
     assert drive.call("GET", f"files/{other}").status == 404
-    assert drive.get("about", fields="storageQuota")["storageQuota"]["usage"] == "0"
+    quota = drive.get("about", fields="storageQuota")["storageQuota"]
+    assert (quota["usage"], quota["usageInDriveTrash"]) == ("0", "0")
 
 
 def test_the_root_is_protected(drive: Drive) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -131,7 +132,28 @@ def test_a_chunk_that_breaks_off_is_kept_in_granules(drive: Drive) -> None:
     while held < 2 * GRANULE:  # what was on its way arrives yet
         held = _held(_put(drive, session, b"", f"bytes */{total}"))
     assert held == 2 * GRANULE
+    ahead = f"bytes {2 * GRANULE + 500}-{total - 1}/{total}"
+    assert _put(drive, session, CONTENT[2 * GRANULE + 500 :], ahead).status == 503
     _check(drive, _put(drive, session, CONTENT[GRANULE:], f"bytes {GRANULE}-{total - 1}/{total}").json())
+
+
+def test_a_newcomer_takes_the_upload_over(drive: Drive) -> None:
+    """Section 6.3: a client that gave up on a stalled connection goes on with another; the old one is refused."""
+    session, total = _open(drive, query="&fields=id"), len(CONTENT)
+    host, port = drive.url.removeprefix("http://").split(":")
+    target = session.removeprefix(drive.url)
+    with socket.create_connection((host, int(port)), timeout=20) as stalled:
+        head = f"PUT {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {total}\r\n"
+        head += f"Content-Range: bytes 0-{total - 1}/{total}\r\n\r\n"
+        stalled.sendall(head.encode() + CONTENT[:GRANULE])
+        while "upload.chunk" not in drive.send("GET", "/_emulator/requests").json()["by_method"]:
+            pass  # the stalled request must have begun before the newcomer's
+        first = CONTENT[: 2 * GRANULE]
+        assert _held(_put(drive, session, first, f"bytes 0-{2 * GRANULE - 1}/{total}")) == 2 * GRANULE
+        stalled.sendall(b"\0" * (total - GRANULE))
+        assert stalled.recv(65536).startswith(b"HTTP/1.1 503 ")
+    made = _put(drive, session, CONTENT[2 * GRANULE :], f"bytes {2 * GRANULE}-{total - 1}/{total}").json()
+    _check(drive, made)
 
 
 @pytest.mark.parametrize(
