@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from drivefs.base.errors import BadRequest, RemoteError, RemoteUnreachable
 from drivefs.remote.http import Transport, trust_store
+from drivefs.remote.transfer import Cancelled, Request, Transfer
 
 if TYPE_CHECKING:
     from tests.unit.remote.conftest import Script
@@ -200,6 +201,28 @@ async def test_cancelling_returns_at_once_and_ends_the_thread(transport: Transpo
     seen = len(pieces)
     await trio.sleep(0.1)
     assert len(pieces) == seen
+
+
+async def test_a_callback_that_comes_too_late_is_dropped() -> None:
+    """A thread that was about to hand over when its caller was cancelled does not reach the caller's sink any more."""
+    late: list[bytes] = []
+    go, outcome = threading.Event(), trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    transfer = Transfer(Request("GET", "http://x", {}, None, late.append, None, False, None, 60.0))
+
+    def thread() -> None:
+        assert go.wait(5)
+        with pytest.raises(Cancelled):
+            transfer.on_loop(lambda: late.append(b"late"))
+        token.run_sync_soon(outcome.set)
+
+    with trio.move_on_after(0.01):
+        await trio.to_thread.run_sync(thread, abandon_on_cancel=True)
+    transfer.cancelled = True
+    go.set()
+    with trio.fail_after(5):
+        await outcome.wait()
+    assert not late
 
 
 async def test_a_cancelled_upload_ends_too(transport: Transport) -> None:
