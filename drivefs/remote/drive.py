@@ -36,7 +36,8 @@ class Drive:
 
     api_root: as in ``https://www.googleapis.com``.  patience: seconds after which a call that someone waits for gives up;
     bulk_patience: the same for content, counted from the last byte that moved.  stall: seconds without a byte after which a
-    connection counts as dead.  Make it inside trio.run: the pacer's clock is trio's.  All methods raise RemoteError's subclasses, and BadRequest for an id that cannot be one.
+    connection counts as dead.  All methods raise RemoteError's subclasses, and BadRequest for an id that cannot be one.
+    Make it inside trio.run: the pacer's clock is trio's.
     """
 
     def __init__(
