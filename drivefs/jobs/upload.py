@@ -37,7 +37,7 @@ from drivefs.jobs.prefetch import Prefetch
 from drivefs.jobs.transfer import Sent, Transfer, mime_type_of
 from drivefs.remote.drive import Drive
 from drivefs.store.cache import Cache
-from drivefs.store.content import Content
+from drivefs.store.content import Content, checksum
 from drivefs.store.merging import Merger
 from drivefs.store.outbox import Outbox, Step, Unsent
 from drivefs.store.tree import Node, Tree
@@ -341,7 +341,7 @@ class Uploader:
             elif node.kind is Kind.SYMLINK:
                 self._apply(await self._drive.create_with_content(new, (node.target or "").encode()))
             else:
-                await self._send_content(current, new)
+                await self._send_content(current, new=new)
         except IdInUse:
             await self._adopt(node.inode, remote_id)
         except RemoteNotFound:
@@ -357,11 +357,21 @@ class Uploader:
             return
         content = self._cache.open(inode)
         try:
-            with self._tree.db.transaction():
-                self._apply(item)
-                self._cache.mark_uploaded(content, item, item.md5 or "", current=False)
+            await self._own(content, item)
         finally:
             self._cache.close(content)
+
+    async def _own(self, content: Content, item: RemoteItem) -> None:
+        """``item`` is what an upload of ours made whose answer was lost; where the file is still that, nothing is left to do."""
+        self._cache.save_times(content)
+        self._cache.freeze(content)
+        generation = self._tree.get(content.inode).generation
+        md5 = await trio.to_thread.run_sync(checksum, content.fd, content.size) if content.complete else ""
+        with self._tree.db.transaction():
+            self._apply(item)
+            node = self._tree.get(content.inode)
+            current = md5 == item.md5 and node.generation == generation and node.content == content.id
+            self._cache.mark_uploaded(content, item, item.md5 or "", current=current)
 
     async def _check_parent(self, node: Node) -> None:
         """404 for a create speaks of the folder: learn whether it is really gone, so that it will be made anew first."""
@@ -376,24 +386,30 @@ class Uploader:
     async def _update_content(self, node: Node) -> None:
         """Look first whether somebody else changed the file since we read it; Drive itself has no compare-and-swap."""
         try:
-            self._apply(await self._drive.get(_id_of(node)))
+            head = await self._drive.get(_id_of(node))
         except RemoteNotFound:
             self._gone(node)
             return
+        self._apply(head)
         node = self._tree.get(node.inode)
         if self._outbox.next_step(node) is not Step.UPDATE_CONTENT:
             return
         try:
-            await self._send_content(node, None)
+            await self._send_content(node, head=head)
         except RemoteNotFound:
             self._gone(node)
 
-    async def _send_content(self, node: Node, new: NewItem | None) -> None:
+    async def _send_content(self, node: Node, *, new: NewItem | None = None, head: RemoteItem | None = None) -> None:
+        """As a new item, or over ``head``, which is what Drive has now."""
         content = self._cache.open(node.inode)
         try:
-            if new is None and self._is_conflict(node, content):
-                self._split(node)
-                return
+            if head is not None and head.revision != content.revision:
+                if head.md5 is not None and head.md5 == node.sent_md5:
+                    await self._own(content, head)
+                    return
+                if head.md5 is None or head.md5 != content.md5:  # not merely the same bytes uploaded anew
+                    self._split(node)
+                    return
             self._cache.save_times(content)
             self._cache.freeze(content)
             await self._complete(content)
@@ -427,11 +443,6 @@ class Uploader:
             self._cache.mark_uploaded(content, item, sent.md5, current=current and matches)
         if current and not matches:
             raise ServerFault("Drive states another checksum than what was sent; sending again.", status=200)
-
-    def _is_conflict(self, node: Node, content: Content) -> bool:
-        """Drive's head revision is neither the one our changes began from, nor one that we sent ourselves."""
-        stranger = node.remote_revision != content.revision
-        return stranger and not (node.remote_md5 is not None and node.remote_md5 in (node.sent_md5, content.md5))
 
     def _split(self, node: Node) -> None:
         theirs, copy_name = self._outbox.split_conflict(node)
