@@ -112,7 +112,7 @@ def connect(path: Path | None) -> sqlite3.Connection:
     """Open (and, when new, lay out) the database at ``path``, or one in memory."""
     if path is not None:  # made here, so that it is never readable by others; SQLite gives its side files the same mode
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    connection = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path or ":memory:", isolation_level=None)
     connection.row_factory = sqlite3.Row
     if path is not None:
         connection.execute("PRAGMA journal_mode=WAL")

@@ -39,7 +39,12 @@ def parse_time(text: str, *, zone_required: bool = True) -> int:
     moment = datetime(*(int(part) for part in match.groups()[:6]), tzinfo=timezone.utc)  # type: ignore[misc,arg-type]
     if match[9]:
         offset = timedelta(hours=int(match[10]), minutes=int(match[11]))
-        moment = moment - offset if match[9] == "+" else moment + offset
+        if int(match[10]) > 23 or int(match[11]) > 59:
+            raise ValueError(f"no such offset: {text!r}")
+        try:
+            moment = moment - offset if match[9] == "+" else moment + offset
+        except OverflowError:
+            raise ValueError(f"outside the years 1 to 9999 in UTC: {text!r}") from None
     whole_seconds = (moment - _EPOCH) // timedelta(seconds=1)
     return whole_seconds * 1000 + int((match[7] or "").ljust(3, "0")[:3])
 
