@@ -43,14 +43,14 @@ def _jwt(**changes: Any) -> str:
 
 
 def test_no_token(drive: Drive) -> None:
-    """Section 9: 401 required "Login Required"; the message of an API error, blaming the header."""
+    """Errors: 401 required "Login Required"; the message of an API error, blaming the header."""
     answer = _about(drive, None)
     assert (answer.status, answer.reason, answer.location) == (401, "required", "Authorization")
     assert "www-authenticate" in answer.headers
 
 
 def test_any_token_until_it_is_revoked(drive: Drive) -> None:
-    """Section 9: by default every token is good; a revoked one is 401 authError "Invalid Credentials"."""
+    """Errors: by default every token is good; a revoked one is 401 authError "Invalid Credentials"."""
     assert _about(drive, "whatever").status == 200
     drive.send("POST", "/_emulator/tokens/revoke", body=b'{"token": "whatever"}', token=None)
     answer = _about(drive, "whatever")
@@ -60,7 +60,7 @@ def test_any_token_until_it_is_revoked(drive: Drive) -> None:
 
 
 def test_listed_tokens(start: Callable[..., Server]) -> None:
-    """Section 13: with --token only the listed tokens and those from /token are accepted."""
+    """Options: with --token only the listed tokens and those from /token are accepted."""
     drive = start("--token", "one", "--token", "two").drive
     assert [_about(drive, token).status for token in ("one", "two", "three")] == [200, 200, 401]
     assert _about(drive, _grant(drive, REFRESH).json()["access_token"]).status == 200
@@ -68,7 +68,7 @@ def test_listed_tokens(start: Callable[..., Server]) -> None:
 
 @pytest.mark.parametrize("basic", [False, True])
 def test_refresh(drive: Drive, basic: bool) -> None:
-    """Section 1: client credentials in the body or as HTTP Basic; the token lives 3599 s and may be expired by command."""
+    """Token endpoint: client credentials in the body or as HTTP Basic; the token lives 3599 s and may be expired by command."""
     fields, headers = dict(REFRESH), {}
     if basic:
         del fields["client_id"], fields["client_secret"]
@@ -82,7 +82,7 @@ def test_refresh(drive: Drive, basic: bool) -> None:
 
 
 def test_service_account(drive: Drive) -> None:
-    """Section 1: a JWT grant; aud names Google's endpoint, whatever address the emulator has."""
+    """Token endpoint: a JWT grant; aud names Google's endpoint, whatever address the emulator has."""
     granted = _grant(drive, {"grant_type": JWT, "assertion": _jwt()}).json()
     assert granted["scope"] == "a b"
     assert _about(drive, granted["access_token"]).status == 200
@@ -105,13 +105,13 @@ REFUSED: list[tuple[dict[str, str], str]] = [
 
 @pytest.mark.parametrize(("fields", "error"), REFUSED)
 def test_grants_that_are_refused(drive: Drive, fields: dict[str, str], error: str) -> None:
-    """Section 1: 400 with an OAuth error (RFC 6749, 5.2), not the API's envelope."""
+    """Token endpoint: 400 with an OAuth error (RFC 6749, 5.2), not the API's envelope."""
     answer = _grant(drive, fields)
     assert (answer.status, answer.json()["error"]) == (400, error)
 
 
 def test_a_revoked_refresh_token(drive: Drive) -> None:
-    """Section 1: 400 invalid_grant "Token has been expired or revoked."."""
+    """Token endpoint: 400 invalid_grant "Token has been expired or revoked."."""
     drive.send("POST", "/_emulator/tokens/revoke", body=b'{"token": "1//r"}', token=None)
     answer = _grant(drive, REFRESH)
     assert answer.json() == {"error": "invalid_grant", "error_description": "Token has been expired or revoked."}

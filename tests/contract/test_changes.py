@@ -22,7 +22,7 @@ def _changes(drive: Drive, token: str, **params: Any) -> list[tuple[str, bool]]:
 
 
 def test_entries_are_coalesced(drive: Drive) -> None:
-    """Section 7: one entry per item, with its latest state, where its last change stands."""
+    """Changes feed: one entry per item, with its latest state, where its last change stands."""
     token = _start(drive)
     a, b = drive.create("a")["id"], drive.create("b")["id"]
     drive.call("PATCH", f"files/{a}", {"name": "a2"})
@@ -36,7 +36,7 @@ def test_entries_are_coalesced(drive: Drive) -> None:
 
 
 def test_one_of_two_tokens(drive: Drive) -> None:
-    """Section 7: nextPageToken while there is more, newStartPageToken on the last page, never both; the new token continues."""
+    """Changes feed: nextPageToken while there is more, newStartPageToken on the last page, never both; the new token continues."""
     token = _start(drive)
     ids = [drive.create(str(number))["id"] for number in range(5)]
     seen, params = [], {"pageToken": token}
@@ -54,7 +54,7 @@ def test_one_of_two_tokens(drive: Drive) -> None:
 
 
 def test_an_item_changed_between_pages_comes_later(drive: Drive) -> None:
-    """Section 7: paging loses nothing when an item changes meanwhile."""
+    """Changes feed: paging loses nothing when an item changes meanwhile."""
     token = _start(drive)
     a, b, c = (drive.create(name)["id"] for name in "abc")
     page = drive.get("changes", pageToken=token, pageSize=1)
@@ -66,7 +66,7 @@ def test_an_item_changed_between_pages_comes_later(drive: Drive) -> None:
 
 
 def test_a_folder_speaks_for_its_descendants(drive: Drive) -> None:
-    """Section 7: trashing and deleting a folder make one entry, for the folder: trashed, not removed; then removed."""
+    """Changes feed: trashing and deleting a folder make one entry, for the folder: trashed, not removed; then removed."""
     folder = drive.folder("d")
     drive.create("inside", folder)
     token = _start(drive)
@@ -79,7 +79,7 @@ def test_a_folder_speaks_for_its_descendants(drive: Drive) -> None:
 
 
 def test_every_change_raises_the_version(drive: Drive) -> None:
-    """Sections 3, 7: renames, moves, trash, stars, content and kept revisions each give a higher version and an entry."""
+    """Files resource: renames, moves, trash, stars, content and kept revisions each give a higher version and an entry."""
     folder, item = drive.folder("d"), drive.upload("x", b"1")["id"]
     steps: list[Callable[[], object]] = [
         lambda: drive.call("PATCH", f"files/{item}", {"name": "y"}),
@@ -99,13 +99,13 @@ def test_every_change_raises_the_version(drive: Drive) -> None:
 
 @pytest.mark.parametrize("token", [None, "", "0", "99999999", "abc", "-1", "9" * 40])
 def test_tokens_that_are_refused(drive: Drive, token: str | None) -> None:
-    """Section 7: pageToken is required, and must be one that this Drive gave out."""
+    """Changes feed: pageToken is required, and must be one that this Drive gave out."""
     answer = drive.call("GET", "changes", **({} if token is None else {"pageToken": token}))
     assert (answer.status, answer.location) == (400, "pageToken")
 
 
 def test_a_reset_voids_tokens(drive: Drive) -> None:
-    """Section 7: a token of another Drive is refused, never silently taken for one of this."""
+    """Changes feed: a token of another Drive is refused, never silently taken for one of this."""
     token = _start(drive)
     drive.create("a")
     drive.send("POST", "/_emulator/reset")

@@ -40,7 +40,7 @@ def _download(request: Any, piece: int) -> bytes:
 
 
 def test_a_whole_cycle(service: Any, tmp_path: Path) -> None:
-    """Sections 1-7: create, resumable upload from a file, list, update, download, delete, all led here by one document."""
+    """The client library: create, resumable upload from a file, list, update, download, delete, all led here by one document."""
     content = random.Random(1).randbytes(3 * 1024 * 1024 + 17)
     path = tmp_path / "model.bin"
     path.write_bytes(content)
@@ -68,7 +68,7 @@ def test_a_whole_cycle(service: Any, tmp_path: Path) -> None:
 
 
 def test_small_media_upload_keeps_every_byte(service: Any) -> None:
-    """Section 6.2: the client's LF multipart body; content that ends in CR, LF or looks like a delimiter survives."""
+    """Simple upload: the client's LF multipart body; content that ends in CR, LF or looks like a delimiter survives."""
     files = service.files()
     for content in (b"", b"\r", b"\n", b"\r\n", b"a\r\n--", b"\n\n--===", bytes(range(256))):
         media = MediaIoBaseUpload(io.BytesIO(content), mimetype="text/plain")
@@ -78,7 +78,7 @@ def test_small_media_upload_keeps_every_byte(service: Any) -> None:
 
 
 def test_an_empty_resumable_upload_and_an_empty_download(service: Any) -> None:
-    """Sections 5, 6.3: the empty file is one PUT without Content-Range; downloading it meets 416 with ``*/0``."""
+    """Download, resumable upload: the empty file is one PUT without Content-Range; downloading it meets 416 with ``*/0``."""
     media = MediaIoBaseUpload(io.BytesIO(b""), mimetype="text/plain", resumable=True)
     made = service.files().create(body={"name": "empty"}, media_body=media, fields="id,size").execute()
     assert made["size"] == "0"
@@ -86,7 +86,7 @@ def test_an_empty_resumable_upload_and_an_empty_download(service: Any) -> None:
 
 
 def test_a_batch(service: Any) -> None:
-    """Section 10: answers are matched by id although they come in another order; an error inside stays inside."""
+    """Batch: answers are matched by id although they come in another order; an error inside stays inside."""
     files = service.files()
     ids = files.generateIds(count=20).execute()["ids"]
     answers: dict[str, Any] = {}
@@ -104,7 +104,7 @@ def test_a_batch(service: Any) -> None:
 
 
 def test_a_long_query_is_sent_as_post(service: Any, drive: Drive) -> None:
-    """Section 2: a URL above 2048 characters arrives as POST with x-http-method-override and the query in the body."""
+    """HTTP: a URL above 2048 characters arrives as POST with x-http-method-override and the query in the body."""
     parents = [service.files().create(body={"name": str(n), "mimeType": FOLDER}, fields="id").execute()["id"] for n in range(50)]
     service.files().create(body={"name": "found", "parents": [parents[31]]}).execute()
     query = " or ".join(f"'{one}' in parents" for one in parents)
@@ -113,7 +113,7 @@ def test_a_long_query_is_sent_as_post(service: Any, drive: Drive) -> None:
 
 
 def test_list_next_walks_all_pages(service: Any) -> None:
-    """Section 4: list_next repeats the other parameters, to which the token is bound."""
+    """files.list: list_next repeats the other parameters, to which the token is bound."""
     for number in range(7):
         service.files().create(body={"name": f"n{number}"}).execute()
     request, seen = service.files().list(pageSize=3, orderBy="name"), []

@@ -43,7 +43,7 @@ TRICKY = [b"", b"\r", b"\n", b"\r\n", b"x\r\n--BOUND", b"\r\n--BOUNDAR", b"\n--B
 
 @pytest.mark.parametrize("content", TRICKY)
 def test_multipart_with_lf(drive: Drive, content: bytes) -> None:
-    """Section 6.2: as the Python client writes it: bare LF, a quoted boundary, extra headers, Content-Length."""
+    """Simple upload: as the Python client writes it: bare LF, a quoted boundary, extra headers, Content-Length."""
     body = _related(content, end=b"\n", boundary="BOUNDARY", extra=b"Content-Transfer-Encoding: binary\n")
     headers = {"Content-Type": 'multipart/related; boundary="BOUNDARY"'}
     made = drive.send("POST", MULTIPART, body=body, headers=headers).json()
@@ -58,7 +58,7 @@ def test_multipart_with_lf(drive: Drive, content: bytes) -> None:
 @pytest.mark.parametrize("content", TRICKY)
 @pytest.mark.parametrize("piece", [1, 7, 100_000])
 def test_multipart_with_crlf_and_chunks(drive: Drive, content: bytes, piece: int) -> None:
-    """Section 6.2: as Go writes it: CRLF, an unquoted boundary, chunked transfer, however the chunks fall."""
+    """Simple upload: as Go writes it: CRLF, an unquoted boundary, chunked transfer, however the chunks fall."""
     body = _related(content[:2000], end=b"\r\n", boundary="BOUNDARY")
     headers = {"Content-Type": "multipart/related; boundary=BOUNDARY", "Transfer-Encoding": "chunked"}
     made = drive.send("POST", MULTIPART, body=_pieces(body, piece), headers=headers).json()
@@ -67,7 +67,7 @@ def test_multipart_with_crlf_and_chunks(drive: Drive, content: bytes, piece: int
 
 
 def test_multipart_base64(drive: Drive) -> None:
-    """Section 6.2: a part may say that it is base64."""
+    """Simple upload: a part may say that it is base64."""
     body = _related(b"aGVs\nbG8=", end=b"\n", boundary="B", extra=b"Content-Transfer-Encoding: base64\n")
     made = drive.send("POST", MULTIPART, body=body, headers={"Content-Type": "multipart/related; boundary=B"}).json()
     assert drive.download(made["id"]) == b"hello"
@@ -86,13 +86,13 @@ def test_multipart_base64(drive: Drive) -> None:
     ],
 )
 def test_multipart_that_is_refused(drive: Drive, body: bytes, content_type: str) -> None:
-    """Section 6.2: a malformed body is 400, and nothing is made."""
+    """Simple upload: a malformed body is 400, and nothing is made."""
     assert drive.send("POST", MULTIPART, body=body, headers={"Content-Type": content_type}).status == 400
     assert drive.tree() == []
 
 
 def test_media_upload(drive: Drive) -> None:
-    """Section 6.2: bare content makes "Untitled"; PATCH replaces content; PUT, an unknown id and no uploadType are refused."""
+    """Simple upload: bare content makes "Untitled"; PATCH replaces content; PUT, an unknown id and no uploadType are refused."""
     headers = {"Content-Type": "text/csv; charset=utf-8"}
     made = drive.send("POST", "/upload/drive/v3/files?uploadType=media&fields=*", body=b"a,b", headers=headers).json()
     assert (made["name"], made["mimeType"], made["size"]) == ("Untitled", "text/csv", "3")
@@ -107,7 +107,7 @@ def test_media_upload(drive: Drive) -> None:
 
 
 def test_content_needs_an_item_that_has_bytes(drive: Drive) -> None:
-    """Section 3: folders and Docs editors files take no content and give none."""
+    """Files resource: folders and Docs editors files take no content and give none."""
     folder = drive.folder("d")
     document = drive.create("doc", mimeType="application/vnd.google-apps.document")
     for item in (folder, document["id"]):
@@ -120,7 +120,7 @@ def test_content_needs_an_item_that_has_bytes(drive: Drive) -> None:
 
 
 def test_metadata_and_content_change_together_or_not_at_all(drive: Drive) -> None:
-    """Section 6.1: a refused multipart update leaves name, place and bytes as they were, and no blob behind."""
+    """Metadata calls: a refused multipart update leaves name, place and bytes as they were, and no blob behind."""
     made = drive.upload("a", b"old")
     body = b'--B\n\n{"name": "b"}\n--B\nContent-Type: text/plain\n\nnew\n--B--'
     headers = {"Content-Type": "multipart/related; boundary=B"}
@@ -148,7 +148,7 @@ def _cut_off(drive: Drive, head: str, body: bytes) -> None:
 
 
 def test_a_broken_off_upload_leaves_nothing(drive: Drive) -> None:
-    """Section 6: content is atomic; a connection that breaks in the middle commits nothing, in every form of simple upload."""
+    """Upload: content is atomic; a connection that breaks in the middle commits nothing, in every form of simple upload."""
     made = drive.upload("a", b"old")
     media = "Content-Type: text/plain\r\nContent-Length: 3000000"
     _cut_off(drive, f"POST /upload/drive/v3/files?uploadType=media HTTP/1.1\r\n{media}", b"x" * 2_900_000)
@@ -178,7 +178,7 @@ RANGES = [
 
 @pytest.mark.parametrize(("header", "status", "content_range", "body"), RANGES)
 def test_ranges(drive: Drive, header: str, status: int, content_range: str | None, body: bytes | None) -> None:
-    """Section 5, RFC 9110 14: 206 clipped to the end, suffixes, 416 beyond; what is malformed or multiple is answered whole."""
+    """Download, RFC 9110 14: 206 clipped to the end, suffixes, 416 beyond; what is malformed or multiple is answered whole."""
     made = drive.upload("x", b"0123456789")
     answer = drive.send("GET", f"/drive/v3/files/{made['id']}?alt=media", headers={"Range": header})
     assert (answer.status, answer.headers.get("content-range")) == (status, content_range)
@@ -189,7 +189,7 @@ def test_ranges(drive: Drive, header: str, status: int, content_range: str | Non
 
 
 def test_any_range_of_an_empty_file_is_416(drive: Drive) -> None:
-    """Section 5: with Content-Range ``bytes */0``."""
+    """Download: with Content-Range ``bytes */0``."""
     made = drive.create("x")
     for header in ("bytes=0-", "bytes=0-0", "bytes=-1"):
         answer = drive.send("GET", f"/drive/v3/files/{made['id']}?alt=media", headers={"Range": header})
@@ -197,14 +197,14 @@ def test_any_range_of_an_empty_file_is_416(drive: Drive) -> None:
 
 
 def test_if_match_is_ignored_on_media(drive: Drive) -> None:
-    """Section 5: a conditional range request is answered 206."""
+    """Download: a conditional range request is answered 206."""
     made = drive.upload("x", b"0123456789")
     headers = {"Range": "bytes=0-3", "If-Match": '"other"', "If-Range": '"other"'}
     assert drive.send("GET", f"/drive/v3/files/{made['id']}?alt=media", headers=headers).status == 206
 
 
 def test_a_download_outlives_the_file(drive: Drive) -> None:
-    """Section 5: bytes that are being sent arrive in full although the file is deleted meanwhile."""
+    """Download: bytes that are being sent arrive in full although the file is deleted meanwhile."""
     content = bytes(range(256)) * 64 * 1024
     made = drive.upload("x", content)
     head = f"GET /drive/v3/files/{made['id']}?alt=media HTTP/1.1\r\nHost: localhost\r\n"
@@ -223,7 +223,7 @@ def _revisions(drive: Drive, item: str, fields: str = "*") -> list[Any]:
 
 
 def test_revisions(drive: Drive) -> None:
-    """Sections 6.3, 7: every commit makes one, equal bytes too; oldest first; the last is the file's head; renames make none."""
+    """Resumable upload: every commit makes one, equal bytes too; oldest first; the last is the head."""
     made = drive.upload("x", b"one")
     for content in (b"two!", b"two!"):
         drive.overwrite(made["id"], content)
@@ -243,7 +243,7 @@ def test_revisions(drive: Drive) -> None:
 
 
 def test_kept_revisions_count_and_old_ones_go(drive: Drive) -> None:
-    """Sections 3, 6.3, 7: 100 unkept revisions are retained; kept ones stay and count as storage; the last cannot go."""
+    """Files resource: 100 unkept revisions are retained; kept ones stay and count; the last cannot go."""
     made = drive.upload("x", b"12345")
     first = _revisions(drive, made["id"])[0]["id"]
     kept = drive.call("PATCH", f"files/{made['id']}/revisions/{first}", {"keepForever": True}, fields="keepForever")
@@ -262,7 +262,7 @@ def test_kept_revisions_count_and_old_ones_go(drive: Drive) -> None:
 
 
 def test_storage_quota(start: Callable[..., Server]) -> None:
-    """Sections 3, 9: what does not fit is 403 storageQuotaExceeded in every form of upload; overwriting counts the difference."""
+    """Files resource: what does not fit is 403 storageQuotaExceeded in every form of upload; overwriting counts the difference."""
     drive = start("--storage-limit", "1000").drive
     made = drive.upload("x", b"x" * 900)
     media, headers = "/upload/drive/v3/files?uploadType=media", {"Content-Type": "text/plain"}
@@ -287,13 +287,13 @@ def test_storage_quota(start: Callable[..., Server]) -> None:
 
 
 def test_storage_without_limit(start: Callable[..., Server]) -> None:
-    """Section 7: an absent limit means unlimited storage."""
+    """Revisions and about: an absent limit means unlimited storage."""
     drive = start("--storage-limit", "0").drive
     assert "limit" not in drive.get("about", fields="storageQuota")["storageQuota"]
 
 
 def test_batch_limits(drive: Drive) -> None:
-    """Section 10: media ends in an inner 302 to the same address; uploads are refused; the 101st call meets an inner 403."""
+    """Batch: media ends in an inner 302 to the same address; uploads are refused; the 101st call meets an inner 403."""
     made = drive.upload("x", b"bytes")
 
     def batch(*lines: str) -> str:

@@ -20,7 +20,7 @@ FOLDER = "application/vnd.google-apps.folder"
 
 
 def test_name_equality_ignores_case_and_nothing_else(drive: Drive) -> None:
-    """Section 4: ``name =`` ignores case; composed and decomposed letters stay different; quotes and backslashes are escaped."""
+    """files.list: ``name =`` ignores case; composed and decomposed letters stay different; quotes and backslashes are escaped."""
     for name in ("Straße", "it's", "back\\slash", "e\u0301"):
         drive.create(name)
     assert drive.names("name = 'STRASSE'") == ["Straße"]
@@ -30,7 +30,7 @@ def test_name_equality_ignores_case_and_nothing_else(drive: Drive) -> None:
 
 
 def test_name_contains_matches_word_beginnings(drive: Drive) -> None:
-    """Section 4: each word of the query begins some word of the name, in any order."""
+    """files.list: each word of the query begins some word of the name, in any order."""
     drive.create("HelloWorld final-report.txt")
     assert [q for q in ("hello", "rep fin", "TXT", "World", "ello") if drive.names(f"name contains '{q}'")] == [
         "hello",
@@ -40,7 +40,7 @@ def test_name_contains_matches_word_beginnings(drive: Drive) -> None:
 
 
 def test_a_typical_lookup(drive: Drive) -> None:
-    """Section 4: the query that rclone sends for each lookup."""
+    """files.list: the query that rclone sends for each lookup."""
     folder = drive.folder("d")
     drive.create("x", folder)
     drive.create("x")
@@ -50,7 +50,7 @@ def test_a_typical_lookup(drive: Drive) -> None:
 
 
 def test_trashed_items_are_listed_unless_excluded(drive: Drive) -> None:
-    """Section 4: without ``trashed = false`` the trash is included; the root never is."""
+    """files.list: without ``trashed = false`` the trash is included; the root never is."""
     item = drive.create("x")["id"]
     drive.call("PATCH", f"files/{item}", {"trashed": True})
     assert drive.names("") == ["x"]
@@ -85,7 +85,7 @@ def test_trashed_items_are_listed_unless_excluded(drive: Drive) -> None:
     ],
 )
 def test_queries_that_are_refused(drive: Drive, query: str, status: int) -> None:
-    """Section 4: a bad q is 400 with location q; ordering names trips the server with 500; too many terms are too complex."""
+    """files.list: a bad q is 400 with location q; ordering names trips the server with 500; too many terms are too complex."""
     headers = {"x-http-method-override": "GET", "Content-Type": "application/x-www-form-urlencoded"}
     answer = drive.send("POST", "/drive/v3/files", body=urlencode({"q": query}), headers=headers)
     assert answer.status == status
@@ -225,7 +225,7 @@ def _populate(drive: Drive, folders: list[str]) -> dict[str, _Item]:
 
 
 def test_queries_mean_what_they_say(drive: Drive) -> None:
-    """Section 4: any query selects just the items for which the same condition in Python holds; ``and`` before ``or``."""
+    """files.list: any query selects just the items for which the same condition in Python holds; ``and`` before ``or``."""
     folders = [drive.folder("one"), drive.folder("two")]
     population = _populate(drive, folders)
 
@@ -241,7 +241,7 @@ def test_queries_mean_what_they_say(drive: Drive) -> None:
 
 
 def test_pages_are_complete_whatever_the_order(drive: Drive) -> None:
-    """Section 4: pages by any order hold every item once, also when items come and go between pages."""
+    """files.list: pages by any order hold every item once, also when items come and go between pages."""
     for name in ("b10", "b9", "a", "B1", "c"):
         drive.create(name)
     drive.folder("zz")
@@ -261,7 +261,7 @@ def test_pages_are_complete_whatever_the_order(drive: Drive) -> None:
 
 
 def test_page_tokens_are_bound_to_the_request(drive: Drive) -> None:
-    """Section 4: a token is refused with another query, order, call or Drive, when tampered with, and when made up."""
+    """files.list: a token is refused with another query, order, call or Drive, when tampered with, and when made up."""
     for name in "abc":
         drive.create(name)
     token = drive.get("files", pageSize=1)["nextPageToken"]
@@ -285,18 +285,18 @@ def test_page_tokens_are_bound_to_the_request(drive: Drive) -> None:
     ("size", "status"), [("1", 200), ("1000", 200), ("99999", 200), ("0", 400), ("-1", 400), ("x", 400), ("", 400)]
 )
 def test_page_size_bounds(drive: Drive, size: str, status: int) -> None:
-    """Section 4: 1 to 1000, above is coerced, below is refused."""
+    """files.list: 1 to 1000, above is coerced, below is refused."""
     assert drive.call("GET", "files", pageSize=size).status == status
 
 
 @pytest.mark.parametrize("order", ["size", "name up", "name desc desc", "name,,folder"])
 def test_orders_that_are_refused(drive: Drive, order: str) -> None:
-    """Section 4: only the listed sort keys."""
+    """files.list: only the listed sort keys."""
     assert drive.call("GET", "files", orderBy=order).location == "orderBy"
 
 
 def test_asking_for_parents_caps_the_page(drive: Drive) -> None:
-    """Sections 3, 4: a page is never longer than 460 where parents are asked for, in files.list and changes.list."""
+    """Files resource, files.list: a page is never longer than 460 where parents are asked for, in files.list and changes.list."""
     start = drive.get("changes/startPageToken")["startPageToken"]
     boundary, parts = "b", []
     for number in range(501):
@@ -324,7 +324,7 @@ def test_asking_for_parents_caps_the_page(drive: Drive) -> None:
     ],
 )
 def test_field_masks_filter_strictly(drive: Drive, fields: str, expected: dict[str, set[str]]) -> None:
-    """Section 3: what is asked for, and nothing else."""
+    """Files resource: what is asked for, and nothing else."""
     drive.create("x")
     answer = drive.get("files", fields=fields)
     assert set(answer) == set(expected)
@@ -333,7 +333,7 @@ def test_field_masks_filter_strictly(drive: Drive, fields: str, expected: dict[s
 
 
 def test_nested_masks(drive: Drive) -> None:
-    """Section 3: masks reach below: objects, and objects in lists; ``*`` is everything."""
+    """Files resource: masks reach below: objects, and objects in lists; ``*`` is everything."""
     made = drive.create("x")
     assert drive.get(f"files/{made['id']}", fields="capabilities(canEdit),owners/me") == {
         "capabilities": {"canEdit": True},
@@ -347,13 +347,13 @@ def test_nested_masks(drive: Drive) -> None:
     ["etag", "files(id", "files)", "id,,name", "files(etag)", "files/id/x(y)", "files()", "(id)", "id;name", "files.id", "id,"],
 )
 def test_field_masks_that_are_refused(drive: Drive, fields: str) -> None:
-    """Section 3: 400 invalidParameter "Invalid field selection", location fields."""
+    """Files resource: 400 invalidParameter "Invalid field selection", location fields."""
     answer = drive.call("GET", "files", fields=fields)
     assert (answer.status, answer.reason, answer.location) == (400, "invalidParameter", "fields")
     assert answer.json()["error"]["message"].startswith("Invalid field selection")
 
 
 def test_empty_fields_count_as_absent(drive: Drive) -> None:
-    """Section 3: Go sends an empty ``fields`` on calls whose answer it ignores."""
+    """Files resource: Go sends an empty ``fields`` on calls whose answer it ignores."""
     made = drive.create("x")
     assert set(drive.get(f"files/{made['id']}", fields="")) == {"kind", "id", "name", "mimeType"}

@@ -16,7 +16,7 @@ DOCUMENT = "application/vnd.google-apps.document"
 
 
 def test_default_fields_and_formats(drive: Drive) -> None:
-    """Section 3: four default fields; int64 as strings; times with three decimals and Z; what does not apply is absent."""
+    """Files resource: four default fields; int64 as strings; times with three decimals and Z; what does not apply is absent."""
     made = drive.upload("notes.tar.gz", b"12345", modifiedTime="2024-02-02T11:40:02.874999999+01:00")
     assert set(drive.get(f"files/{made['id']}")) == {"kind", "id", "name", "mimeType"}
     assert made["size"] == "5"
@@ -30,7 +30,7 @@ def test_default_fields_and_formats(drive: Drive) -> None:
 
 
 def test_root_alias_and_default_parent(drive: Drive) -> None:
-    """Sections 3, 6.1: ``root`` is an alias; without parents an item lands in the root; the root itself has no parents."""
+    """Files resource: ``root`` is an alias; without parents an item lands in the root; the root has none."""
     root = drive.item("root")
     assert root["id"].startswith("0A")
     assert root["name"] == "My Drive"
@@ -40,14 +40,14 @@ def test_root_alias_and_default_parent(drive: Drive) -> None:
 
 
 def test_a_file_without_media_is_an_empty_blob(drive: Drive) -> None:
-    """Section 6.1: metadata alone makes a real file of 0 bytes, downloadable with 200."""
+    """Metadata calls: metadata alone makes a real file of 0 bytes, downloadable with 200."""
     made = drive.create("x.txt", mimeType="text/plain")
     assert (made["size"], made["md5Checksum"]) == ("0", "d41d8cd98f00b204e9800998ecf8427e")
     assert drive.download(made["id"]) == b""
 
 
 def test_siblings_may_share_a_name_and_names_may_be_anything(drive: Drive) -> None:
-    """Section 3, 8: names are not unique and hold slashes, dots, control characters, both Unicode normal forms, or nothing."""
+    """Files resource: names are not unique and hold slashes, dots, control characters, both Unicode normal forms, or nothing."""
     names = ["same", "same", "a/b", ".", "..", "", "x\x00y\n", "\u00e9", "e\u0301", "𝒳" * 200, " lead and trail "]
     for name in names:
         assert drive.create(name)["name"] == name
@@ -55,7 +55,7 @@ def test_siblings_may_share_a_name_and_names_may_be_anything(drive: Drive) -> No
 
 
 def test_a_reserved_id_makes_creation_repeatable(drive: Drive) -> None:
-    """Section 6.1: create with an id from generateIds; repeating answers 409 fileIdInUse, and one file results."""
+    """Metadata calls: create with an id from generateIds; repeating answers 409 fileIdInUse, and one file results."""
     ids = drive.get("files/generateIds", count=3)["ids"]
     assert drive.create("one", id=ids[0])["id"] == ids[0]
     again = drive.call("POST", "files", {"name": "one", "id": ids[0]})
@@ -68,13 +68,13 @@ def test_a_reserved_id_makes_creation_repeatable(drive: Drive) -> None:
 
 @pytest.mark.parametrize("count", ["0", "1001", "x", "-1"])
 def test_generate_ids_bounds(drive: Drive, count: str) -> None:
-    """Section 6.1: count is 1 to 1000."""
+    """Metadata calls: count is 1 to 1000."""
     answer = drive.call("GET", "files/generateIds", count=count)
     assert (answer.status, answer.location) == (400, "count")
 
 
 def test_ids_that_are_refused(drive: Drive) -> None:
-    """Section 6.1: never generated: 400; of the other kind: 400; for a Docs editors file: 403."""
+    """Metadata calls: never generated: 400; of the other kind: 400; for a Docs editors file: 403."""
     of_file = drive.get("files/generateIds", count=1)["ids"][0]
     of_shortcut = drive.get("files/generateIds", count=1, type="shortcuts")["ids"][0]
     target = drive.create("t")["id"]
@@ -87,7 +87,7 @@ def test_ids_that_are_refused(drive: Drive) -> None:
 
 
 def test_update_merges(drive: Drive) -> None:
-    """Section 6.1: PATCH changes what it names; null clears; version grows; an empty PATCH changes nothing."""
+    """Metadata calls: PATCH changes what it names; null clears; version grows; an empty PATCH changes nothing."""
     made = drive.create("a", description="d", appProperties={"k": "v", "l": "w"})
     changed = drive.call(
         "PATCH", f"files/{made['id']}", {"appProperties": {"k": None, "m": "x"}, "description": None}, fields="*"
@@ -99,7 +99,7 @@ def test_update_merges(drive: Drive) -> None:
 
 
 def test_modified_time_rules(drive: Drive) -> None:
-    """Section 3: a rename bumps modifiedTime, an explicit value wins, a move leaves it."""
+    """Files resource: a rename bumps modifiedTime, an explicit value wins, a move leaves it."""
     old = "2001-01-01T00:00:00.123Z"
     made = drive.create("a", modifiedTime=old)
     folder = drive.folder("d")
@@ -134,7 +134,7 @@ def test_modified_time_rules(drive: Drive) -> None:
     ],
 )
 def test_bodies_that_are_refused(drive: Drive, body: Any, status: int, reason: str) -> None:
-    """Sections 3, 6.1, 9: read-only, unknown and ill-typed fields; nothing of a refused request is applied."""
+    """Files resource: read-only, unknown and ill-typed fields; nothing is applied."""
     made = drive.create("a")
     answer = drive.call("PATCH", f"files/{made['id']}", {"description": "new", **body})
     assert (answer.status, answer.reason) == (status, reason)
@@ -143,7 +143,7 @@ def test_bodies_that_are_refused(drive: Drive, body: Any, status: int, reason: s
 
 @pytest.mark.parametrize("raw", [b"{", b"[]", b'"x"', b"\xff", b'{"name": "\\ud800"}', b"[" * 5000])
 def test_bodies_that_are_not_json_objects(drive: Drive, raw: bytes) -> None:
-    """Section 9: 400 parseError, also for text that is no Unicode."""
+    """Errors: 400 parseError, also for text that is no Unicode."""
     answer = drive.send("POST", "/drive/v3/files", body=raw, headers={"Content-Type": "application/json"})
     assert (answer.status, answer.reason) == (400, "parseError")
 
@@ -153,7 +153,7 @@ def _parents(drive: Drive, item: str) -> list[str]:
 
 
 def test_moves(drive: Drive) -> None:
-    """Section 6.1: addParents replaces; the same id in both cancels; removing the only parent leads to the root."""
+    """Metadata calls: addParents replaces; the same id in both cancels; removing the only parent leads to the root."""
     root, a, b = drive.item("root")["id"], drive.folder("a"), drive.folder("b")
     item = drive.create("x", a)["id"]
     path = f"files/{item}"
@@ -170,7 +170,7 @@ def test_moves(drive: Drive) -> None:
 
 
 def test_moves_that_are_refused(drive: Drive) -> None:
-    """Section 6.1: two new parents, a missing one, a file, oneself, a descendant; nothing is applied, not even the new name."""
+    """Metadata calls: two new parents, a missing one, a file, oneself, a descendant; not even the new name is applied."""
     a = drive.folder("a")
     inner = drive.folder("inner", a)
     other, file = drive.folder("other"), drive.create("f")["id"]
@@ -195,7 +195,7 @@ def _trashed(drive: Drive, item: str) -> tuple[bool, bool]:
 
 
 def test_trash_is_inherited(drive: Drive) -> None:
-    """Sections 3, 6.1: descendants are trashed, not explicitly; untrashing spares those trashed on their own."""
+    """Files resource, metadata calls: descendants are trashed, not explicitly; untrashing spares those trashed on their own."""
     a = drive.folder("a")
     b = drive.folder("b", a)
     item, own, upper = drive.create("x", b)["id"], drive.create("own", b)["id"], drive.create("upper", a)["id"]
@@ -213,7 +213,7 @@ def test_trash_is_inherited(drive: Drive) -> None:
 
 
 def test_delete_takes_descendants_and_empty_trash_the_trashed(drive: Drive) -> None:
-    """Section 6.1: 204 without body; later 404; emptyTrash through the reserved id ``trash``; storage is given back."""
+    """Metadata calls: 204 without body; later 404; emptyTrash through the reserved id ``trash``; storage is given back."""
     a = drive.folder("a")
     inside = drive.upload("x", b"12345", drive.folder("b", a))["id"]
     other = drive.upload("y", b"123")["id"]
@@ -231,7 +231,7 @@ def test_delete_takes_descendants_and_empty_trash_the_trashed(drive: Drive) -> N
 
 
 def test_the_root_is_protected(drive: Drive) -> None:
-    """Section 9: the root cannot be renamed, moved, trashed or deleted."""
+    """Errors: the root cannot be renamed, moved, trashed or deleted."""
     folder = drive.folder("a")
     assert drive.call("DELETE", "files/root").reason == "insufficientFilePermissions"
     assert drive.call("PATCH", "files/root", {"name": "x"}).reason == "insufficientFilePermissions"
@@ -240,7 +240,7 @@ def test_the_root_is_protected(drive: Drive) -> None:
 
 
 def test_copy(drive: Drive) -> None:
-    """Section 6.1: same parent and bytes, "Copy of", properties come along; the copy lives on alone; folders are refused."""
+    """Metadata calls: same parent and bytes, "Copy of", properties come along; the copy lives on alone; folders are refused."""
     folder = drive.folder("d")
     source = drive.upload("x", b"bytes", folder, appProperties={"k": "v"})
     copied = drive.call("POST", f"files/{source['id']}/copy", {}, fields="*").json()
@@ -253,7 +253,7 @@ def test_copy(drive: Drive) -> None:
 
 
 def test_shortcuts(drive: Drive) -> None:
-    """Sections 3, 6.1, 5: a snapshot of the target's type, no bytes, and it may dangle once the target is gone."""
+    """Files resource: a snapshot of the target's type, no bytes, and it may dangle once the target is gone."""
     target = drive.upload("t.txt", b"x", mimeType="text/plain")
     made = drive.create("s", mimeType=SHORTCUT, shortcutDetails={"targetId": target["id"]})
     assert made["shortcutDetails"] == {"targetId": target["id"], "targetMimeType": "text/plain"}
@@ -267,7 +267,7 @@ def test_shortcuts(drive: Drive) -> None:
 
 
 def test_capabilities(drive: Drive) -> None:
-    """Section 3: what may be done depends on what the item is."""
+    """Files resource: what may be done depends on what the item is."""
     of_root = drive.item("root")["capabilities"]
     assert (of_root["canAddChildren"], of_root["canTrash"], of_root["canRename"]) == (True, False, False)
     of_file = drive.create("f")["capabilities"]
@@ -280,7 +280,7 @@ def test_capabilities(drive: Drive) -> None:
 
 
 def test_about_requires_fields(drive: Drive) -> None:
-    """Section 3: without fields, or with dotted ones, 400 required; numbers are strings."""
+    """Files resource: without fields, or with dotted ones, 400 required; numbers are strings."""
     for fields in (None, "", "storageQuota.limit"):
         answer = drive.call("GET", "about", **({} if fields is None else {"fields": fields}))
         assert (answer.status, answer.reason, answer.location) == (400, "required", "fields")
@@ -290,7 +290,7 @@ def test_about_requires_fields(drive: Drive) -> None:
 
 
 def test_no_etag_and_if_match_is_ignored(drive: Drive) -> None:
-    """Sections 2, 12: v3 has no ETag, and a wrong If-Match changes nothing: the last writer wins."""
+    """HTTP, concurrency: v3 has no ETag, and a wrong If-Match changes nothing: the last writer wins."""
     made = drive.create("a")
     got = drive.call("GET", f"files/{made['id']}")
     assert "etag" not in got.headers
@@ -300,7 +300,7 @@ def test_no_etag_and_if_match_is_ignored(drive: Drive) -> None:
 
 
 def test_unknown_paths_are_answered_in_html(drive: Drive) -> None:
-    """Sections 6.2, 9: PUT on a v3 file and unknown paths are 404 in HTML: not every error is JSON."""
+    """Simple upload, errors: PUT on a v3 file and unknown paths are 404 in HTML: not every error is JSON."""
     made = drive.create("a")
     for method, path in (
         ("PUT", f"/drive/v3/files/{made['id']}"),
@@ -312,7 +312,7 @@ def test_unknown_paths_are_answered_in_html(drive: Drive) -> None:
 
 
 def test_head(drive: Drive) -> None:
-    """Section 2: HEAD answers like GET, with Date and without body."""
+    """HTTP: HEAD answers like GET, with Date and without body."""
     made = drive.upload("a", b"12345")
     answer = drive.send("HEAD", f"/drive/v3/files/{made['id']}?alt=media")
     assert (answer.status, answer.headers["content-length"], answer.body) == (200, "5", b"")
@@ -320,7 +320,7 @@ def test_head(drive: Drive) -> None:
 
 
 def test_shared_drives_there_are_none(drive: Drive) -> None:
-    """Section 7: drives.list is empty, a driveId is unknown, corpora=drive wants both flags."""
+    """Shared drives: drives.list is empty, a driveId is unknown, corpora=drive wants both flags."""
     assert drive.get("drives")["drives"] == []
     assert drive.call("GET", "drives/0Axyz").status == 404
     assert drive.call("GET", "changes/startPageToken", driveId="0Axyz").status == 404

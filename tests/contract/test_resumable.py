@@ -46,7 +46,7 @@ def _check(drive: Drive, made: Any, content: bytes = CONTENT) -> None:
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
 def test_chunks_of_known_length(drive: Drive, method: str) -> None:
-    """Section 6.3: 308 with the range held after each chunk, then the file; chunks go by PUT or (Go) POST, without a token."""
+    """Resumable upload: 308 with the range held after each chunk, then the file; by PUT or (Go) POST, without a token."""
     session = _open(drive, X_Upload_Content_Length=str(len(CONTENT)), X_Upload_Content_Type="text/csv")
     assert drive.tree() == []
     total = len(CONTENT)
@@ -60,7 +60,7 @@ def test_chunks_of_known_length(drive: Drive, method: str) -> None:
 
 
 def test_chunks_of_unknown_length(drive: Drive) -> None:
-    """Section 6.3: ``*`` until the last chunk states the total."""
+    """Resumable upload: ``*`` until the last chunk states the total."""
     session = _open(drive)
     assert _held(_put(drive, session, CONTENT[: 2 * GRANULE], f"bytes 0-{2 * GRANULE - 1}/*")) == 2 * GRANULE
     rest = CONTENT[2 * GRANULE :]
@@ -68,14 +68,14 @@ def test_chunks_of_unknown_length(drive: Drive) -> None:
 
 
 def test_a_total_that_turns_out_to_be_reached(drive: Drive) -> None:
-    """Section 6.3: where the stream ended at a chunk's end, an empty request that states the total finishes."""
+    """Resumable upload: where the stream ended at a chunk's end, an empty request that states the total finishes."""
     session = _open(drive)
     assert _held(_put(drive, session, CONTENT[:GRANULE], f"bytes 0-{GRANULE - 1}/*")) == GRANULE
     _check(drive, _put(drive, session, b"", f"bytes */{GRANULE}").json(), CONTENT[:GRANULE])
 
 
 def test_one_request_without_content_range(drive: Drive) -> None:
-    """Section 6.3: a single PUT carries everything, with a length or chunked."""
+    """Resumable upload: a single PUT carries everything, with a length or chunked."""
     _check(drive, _put(drive, _open(drive), CONTENT).json())
     chunked = {"Transfer-Encoding": "chunked"}
     _check(drive, drive.send("PUT", _open(drive), body=iter([CONTENT[:77], CONTENT[77:]]), headers=chunked).json())
@@ -83,19 +83,19 @@ def test_one_request_without_content_range(drive: Drive) -> None:
 
 @pytest.mark.parametrize("content_range", [None, "bytes */0"])
 def test_the_empty_file(drive: Drive, content_range: str | None) -> None:
-    """Section 6.3: PUT with Content-Length 0 and no Content-Range makes an empty file."""
+    """Resumable upload: PUT with Content-Length 0 and no Content-Range makes an empty file."""
     made = _put(drive, _open(drive), b"", content_range)
     assert made.status == 200
     _check(drive, made.json(), b"")
 
 
 def test_opening_without_metadata(drive: Drive) -> None:
-    """Section 6.3: an empty body opens a session for "Untitled"."""
+    """Resumable upload: an empty body opens a session for "Untitled"."""
     assert _put(drive, _open(drive, b""), b"x").json()["name"] == "Untitled"
 
 
 def test_final_fields_and_metadata_of_an_update(drive: Drive) -> None:
-    """Section 6.3: PATCH updates content and metadata; the last answer has the ``fields`` of the opening request."""
+    """Resumable upload: PATCH updates content and metadata; the last answer has the ``fields`` of the opening request."""
     made = drive.upload("a", b"old")
     session = _open(drive, b'{"name": "b"}', item=made["id"], query="&fields=id,name,size")
     assert drive.item(made["id"]) == made
@@ -104,7 +104,7 @@ def test_final_fields_and_metadata_of_an_update(drive: Drive) -> None:
 
 
 def test_probe(drive: Drive) -> None:
-    """Section 6.3: ``bytes */N`` or ``*/*`` tells what is held: no Range header for nothing; once done, the file again."""
+    """Resumable upload: ``bytes */N`` or ``*/*`` tells what is held: no Range header for nothing; once done, the file again."""
     session = _open(drive, query="&fields=id,name")
     for asked in (f"bytes */{len(CONTENT)}", "bytes */*"):
         assert _held(_put(drive, session, b"", asked)) == 0
@@ -117,7 +117,7 @@ def test_probe(drive: Drive) -> None:
 
 
 def test_a_chunk_that_breaks_off_is_kept_in_granules(drive: Drive) -> None:
-    """Section 6.3: of a broken chunk whole multiples of 256 KiB are held; overlap is harmless."""
+    """Resumable upload: of a broken chunk whole multiples of 256 KiB are held; overlap is harmless."""
     session = _open(drive)
     total = len(CONTENT)
 
@@ -138,7 +138,7 @@ def test_a_chunk_that_breaks_off_is_kept_in_granules(drive: Drive) -> None:
 
 
 def test_a_newcomer_takes_the_upload_over(drive: Drive) -> None:
-    """Section 6.3: a client that gave up on a stalled connection goes on with another; the old one is refused."""
+    """Resumable upload: a client that gave up on a stalled connection goes on with another; the old one is refused."""
     session, total = _open(drive, query="&fields=id"), len(CONTENT)
     host, port = drive.url.removeprefix("http://").split(":")
     target = session.removeprefix(drive.url)
@@ -161,7 +161,7 @@ def test_a_newcomer_takes_the_upload_over(drive: Drive) -> None:
     ["bytes 0-9", "0-9/10", "bytes 5-2/10", "bytes 0-10/10", "bytes a-b/c", "bytes */", "bytes -5/10", "bytes 0-0/1e3"],
 )
 def test_content_range_that_cannot_be_read(drive: Drive, content_range: str) -> None:
-    """Section 6.3: 400 in plain text; the session lives on."""
+    """Resumable upload: 400 in plain text; the session lives on."""
     session = _open(drive)
     answer = _put(drive, session, b"0123456789", content_range)
     assert (answer.status, answer.body) == (400, b"Failed to parse Content-Range header.")
@@ -170,7 +170,7 @@ def test_content_range_that_cannot_be_read(drive: Drive, content_range: str) -> 
 
 
 def test_chunks_that_are_refused(drive: Drive) -> None:
-    """Section 6.3: not a multiple of 256 KiB, a gap, another length than announced, another total than before."""
+    """Resumable upload: not a multiple of 256 KiB, a gap, another length than announced, another total than before."""
     session, total = _open(drive, X_Upload_Content_Length=str(len(CONTENT))), len(CONTENT)
     assert _put(drive, session, CONTENT[:1000], f"bytes 0-999/{total}").status == 400
     assert _put(drive, session, CONTENT[:1000], "bytes 0-999/*").status == 400
@@ -184,7 +184,7 @@ def test_chunks_that_are_refused(drive: Drive) -> None:
 
 
 def test_sessions_that_are_gone(drive: Drive) -> None:
-    """Section 6.3: unknown and cancelled sessions are 404, in plain text; DELETE answers 499."""
+    """Resumable upload: unknown and cancelled sessions are 404, in plain text; DELETE answers 499."""
     session = _open(drive)
     assert _put(drive, session[:-1] + ("a" if session[-1] != "a" else "b"), b"x").status == 404
     assert drive.send("DELETE", session).status == 499
@@ -194,7 +194,7 @@ def test_sessions_that_are_gone(drive: Drive) -> None:
 
 
 def test_opening_is_refused_early_and_repeatable(drive: Drive) -> None:
-    """Section 6.3: a bad parent, id or mask shows when opening; of two sessions for one id the later to finish is 409."""
+    """Resumable upload: a bad parent, id or mask shows when opening; of two sessions for one id the later to finish is 409."""
     target = "/upload/drive/v3/files?uploadType=resumable"
     assert drive.send("POST", target, body=b'{"parents": ["missing"]}', headers=JSON).status == 404
     assert drive.send("POST", target + "&fields=etag", body=b"{}", headers=JSON).location == "fields"
@@ -210,7 +210,7 @@ def test_opening_is_refused_early_and_repeatable(drive: Drive) -> None:
 
 
 def test_a_reader_never_sees_half_an_update(drive: Drive) -> None:
-    """Section 6.3: until the last chunk the old bytes are served, then the new ones."""
+    """Resumable upload: until the last chunk the old bytes are served, then the new ones."""
     made = drive.upload("x", b"old")
     session, total = _open(drive, b"", item=made["id"]), len(CONTENT)
     _put(drive, session, CONTENT[: 3 * GRANULE], f"bytes 0-{3 * GRANULE - 1}/{total}")
@@ -220,6 +220,6 @@ def test_a_reader_never_sees_half_an_update(drive: Drive) -> None:
 
 
 def test_the_old_upload_path(drive: Drive) -> None:
-    """Section 1: /resumable/upload, which the API's description also lists, works alike."""
+    """Endpoints: /resumable/upload, which the API's description also lists, works alike."""
     answer = drive.send("POST", "/resumable/upload/drive/v3/files?uploadType=resumable", body=b"{}", headers=JSON)
     _check(drive, _put(drive, answer.headers["location"], CONTENT).json())
