@@ -36,7 +36,7 @@ def test_entries_are_coalesced(drive: Drive) -> None:
 
 
 def test_one_of_two_tokens(drive: Drive) -> None:
-    """Changes feed: nextPageToken while there is more, newStartPageToken on the last page, never both; the new token continues."""
+    """Changes feed: nextPageToken while there is more, newStartPageToken on the last page, never both; it continues."""
     token = _start(drive)
     ids = [drive.create(str(number))["id"] for number in range(5)]
     seen, params = [], {"pageToken": token}

@@ -262,7 +262,7 @@ def test_kept_revisions_count_and_old_ones_go(drive: Drive) -> None:
 
 
 def test_storage_quota(start: Callable[..., Server]) -> None:
-    """Files resource: what does not fit is 403 storageQuotaExceeded in every form of upload; overwriting counts the difference."""
+    """Errors: what does not fit is 403 storageQuotaExceeded in every form of upload; overwriting counts the difference."""
     drive = start("--storage-limit", "1000").drive
     made = drive.upload("x", b"x" * 900)
     media, headers = "/upload/drive/v3/files?uploadType=media", {"Content-Type": "text/plain"}
