@@ -233,7 +233,12 @@ class Cache:
         """Downloaded bytes of the content's revision: written into holes only."""
         view = memoryview(data)
         for gap in content.missing(offset, offset + len(view)):
-            self.write_bytes(content, view[gap.start - offset : gap.end - offset], gap.start)
+            piece = view[gap.start - offset : gap.end - offset]
+            try:
+                self.write_bytes(content, piece, gap.start)
+            except LocalDiskFull:
+                self.evict(0)
+                self.write_bytes(content, piece, gap.start)
             content.present.add(gap.start, gap.end)
             content.unsaved.add(gap.start, gap.end)
             if not content.dirty:
@@ -248,16 +253,20 @@ class Cache:
     def write_bytes(self, content: Content, data: bytes | memoryview, offset: int) -> None:
         """pwrite the whole of ``data``. Touches no row, so it may run in a thread; LocalDiskFull where there is no room."""
         view = memoryview(data)
+        if not self._db.reserve.hold():
+            raise self._disk_full()
         while view:
             try:
                 written = os.pwrite(content.fd, view, offset)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                raise LocalDiskFull(
-                    f"The file system that holds the cache {self._directory} is full. Free some space there."
-                ) from error
+                self._db.reserve.release()
+                raise self._disk_full() from error
             view, offset = view[written:], offset + written
+
+    def _disk_full(self) -> LocalDiskFull:
+        return LocalDiskFull(f"The file system that holds the cache {self._directory} is full. Free some space there.")
 
     def _record(self, content: Content, start: int, end: int) -> None:
         """Make [start, end) known as present, in memory and in the database."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from drivefs.base.errors import CacheUnusable, DriveFSError, LocalDiskFull
+from drivefs.store.reserve import Reserve
 
 __all__ = ["Database", "Row"]
 
@@ -178,6 +179,7 @@ class Database:
         except BaseException:
             os.close(self._lock_fd)
             raise
+        self.reserve = Reserve(cache_dir)
         self._depth = 0
         # Called after a transaction was undone, for those who keep rows in memory.
         self.on_rollback: list[Callable[[], None]] = []
@@ -215,7 +217,14 @@ class Database:
         except sqlite3.IntegrityError:
             raise
         except sqlite3.Error as error:
-            raise translate(error, self.cache_dir) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: sqlite3.Error) -> DriveFSError:
+        """The sentence for it. Where somebody else filled the disk, the next attempt finds the reserve's room."""
+        translated = translate(error, self.cache_dir)
+        if isinstance(translated, LocalDiskFull):
+            self.reserve.release()
+        return translated
 
     def insert(self, table: str, values: dict[str, Any]) -> int:
         """Insert one row and return its rowid. Column names come from our own code only."""
@@ -246,7 +255,7 @@ class Database:
             self._connection.commit()
         except sqlite3.Error as error:
             self._connection.rollback()
-            raise translate(error, self.cache_dir) from error
+            raise self._failed(error) from error
 
     def commit_durably(self) -> None:
         """Make every commit so far survive a power cut. Blocks; safe to call from any thread."""
