@@ -22,7 +22,7 @@ from typing import Any, Final
 import trio
 
 from drivefs import control, fuse
-from drivefs.base.config import Config
+from drivefs.base.config import GOOGLE_API_ROOT, Config
 from drivefs.base.errors import ExitCode, MountpointUnusable, RemoteUnreachable, ServerFault, UsageError
 from drivefs.base.stats import Stats
 from drivefs.jobs.account import AccountInfo
@@ -34,6 +34,7 @@ from drivefs.notify import sd_notify
 from drivefs.remote.auth import Credential, GoogleCredential, StaticToken
 from drivefs.remote.drive import Drive
 from drivefs.remote.http import Transport
+from drivefs.remote.quota import DEFAULT_BUDGET, Pacer
 from drivefs.store.cache import Cache
 from drivefs.store.db import Database
 from drivefs.store.merging import Merger
@@ -51,6 +52,7 @@ _FIRST_SIGN_IN: Final = 10.0  # seconds; without it there is nothing to show
 _LATER_SIGN_IN: Final = 3.0
 _KEEP_DELETIONS_MS: Final = 24 * 3600 * 1000
 _LISTED_PENDING: Final = 100
+_OTHER_BUDGET: Final = 100 * DEFAULT_BUDGET  # beyond what one machine spends, yet low enough for its slowing down to be felt
 _SPARE_CONNECTIONS: Final = 16  # for small calls, so that they never queue behind content
 
 
@@ -91,7 +93,7 @@ class _Daemon:
     async def _serve(self, db: Database, transport: Transport, on_ready: Callable[[], None]) -> None:
         config, stats = self._config, self._stats
         notifier = fuse.Notifier()
-        drive = Drive(transport, self._credential(transport), config.api_root, stats)
+        drive = Drive(transport, self._credential(transport), config.api_root, stats, pacer=self._pacer())
         tree = self._tree = Tree(db)
         tree.forget_old_deletions(time.time_ns() // 10**6 - _KEEP_DELETIONS_MS)
         cache = self._cache = Cache(db, tree, config.cache_size)
@@ -124,6 +126,11 @@ class _Daemon:
             async with self._mounted(fuse.Door(fs, stats), notifier) as ended:
                 await self._stay(ended, on_ready)
             nursery.cancel_scope.cancel()
+
+    def _pacer(self) -> Pacer:
+        """Google publishes a budget, and we keep within it; another server says itself when it has had enough."""
+        google = self._config.api_root == GOOGLE_API_ROOT
+        return Pacer(trio.current_time) if google else Pacer(trio.current_time, _OTHER_BUDGET)
 
     def _credential(self, transport: Transport) -> Credential:
         if self._config.credentials is not None:
