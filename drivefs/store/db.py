@@ -243,7 +243,7 @@ class Database:
         try:
             yield
         except BaseException:
-            self._connection.rollback()
+            self._rollback()
             raise
         else:
             self._commit()
@@ -254,8 +254,13 @@ class Database:
         try:
             self._connection.commit()
         except sqlite3.Error as error:
-            self._connection.rollback()
+            self._rollback()
             raise self._failed(error) from error
+
+    def _rollback(self) -> None:
+        self._connection.rollback()
+        for forget in self.on_rollback:
+            forget()
 
     def commit_durably(self) -> None:
         """Make every commit so far survive a power cut. Blocks; safe to call from any thread."""
