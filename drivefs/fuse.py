@@ -148,8 +148,7 @@ class Door(pyfuse3.Operations):
         return self._opened(handle), self._entry(node)
 
     async def _create(self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext) -> tuple[Node, int]:
-        node = await self._fs.names.create(parent, _text(name), Kind.FILE, mode & ~ctx.umask)
-        return node, self._fs.files.create(node.inode, flags)
+        return await self._fs.create(parent, _text(name), mode & ~ctx.umask, flags)
 
     @_guarded
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:

@@ -57,6 +57,15 @@ class Filesystem:
         self._cache = cache
         self._account = account
 
+    async def create(self, parent: int, name: str, mode: int, flags: int) -> tuple[Node, int]:
+        """A new file and a handle on it: both, or neither where the disk has no room for its content."""
+        node = await self.names.create(parent, name, Kind.FILE, mode)
+        try:
+            return node, self.files.create(node.inode, flags)
+        except BaseException:
+            self.names.take_back(node)
+            raise
+
     def attributes(self, node: Node) -> Attributes:
         return attributes_of(node, self._cache.find_open(node))
 

@@ -58,7 +58,7 @@ class Namespace:
     # -- adding ----------------------------------------------------------------------------------------------------
 
     async def create(self, parent: int, name: str, kind: Kind, mode: int, target: str | None = None) -> Node:
-        """A new file, folder or symbolic link. The caller opens the content of a file and tells the uploader."""
+        """A new file, folder or symbolic link. The caller gives a file its content (``Filesystem.create``)."""
         self._check_name(name)
         if target is not None and len(target.encode()) >= PATH_MAX:
             raise PathError(errno.ENAMETOOLONG)
@@ -68,6 +68,10 @@ class Namespace:
         if kind is not Kind.FILE:
             self._uploader.schedule(node.inode)
         return node
+
+    def take_back(self, node: Node) -> None:
+        """What was just created could not get its content: it never was."""
+        self._tree.trash(node)
 
     # -- removing --------------------------------------------------------------------------------------------------
 
