@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from drivefs.base.errors import RemoteError, RemoteNotFound, ServerFault
+from drivefs.base.errors import RangeNotSatisfiable, RemoteNotFound, ServerFault
 from drivefs.base.ranges import Range
 from drivefs.base.stats import Stats
 from drivefs.remote.drive import Drive
@@ -193,7 +193,7 @@ class Prefetch:
             size = content.base_size
             try:
                 await self._drive.download(remote_id, 0, size, pieces.__setitem__, revision=revision, size=size)
-            except RemoteError:
+            except RangeNotSatisfiable:
                 if revision is not None:
                     raise
                 continue  # the head is of another length by now: ask for our revision
