@@ -234,6 +234,8 @@ class Uploader:
             if parent is not None and parent.pending and parent.inode not in self._failures:
                 self.schedule(parent.inode, 0)
             return True
+        if node.content_dirty and inode in self._writers and step is not Step.TRASH and not self._drains:
+            return True  # a chmod or rename of an open file made it due; its last close will again
         if step is Step.TRASH and self._must_wait(node):
             heapq.heappush(self._deletions, (node.sequence, inode))
             return True
