@@ -152,6 +152,10 @@ class Merger:
             **self._remote_columns(item, parent),
         }
         tree.db.insert("node", values)
+        if not folder.listed:
+            # No lookup in it was answered yet, so the kernel knows nothing that would be wrong; and to invalidate an entry that
+            # it has learnt meanwhile would cut off whoever works in there (getcwd(2) would give ENOENT).
+            return []
         tree.touch_folder(parent)
         return [Invalidation(parent, shown), Invalidation(parent)]
 

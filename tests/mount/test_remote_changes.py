@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import time
 from pathlib import Path
 
 from ..support.mounts import Mount, errno_of, eventually
 from ..support.server import Server
+from .conftest import NewMount
 
 # Seconds. The poll interval of these mounts is 0.2 s; the rest is a busy machine's.
 SOON = 5.0
@@ -104,6 +106,26 @@ def test_changed_metadata_elsewhere(mount: Mount, server: Server) -> None:
     os.utime(path, ns=(0, 1_000_000_000_123_000_000))
     mount.flush()
     assert server.get(item)["modifiedTime"] == "2001-09-09T01:46:40.123Z"
+
+
+def test_first_look_into_a_folder_changes_nothing(server: Server, new_mount: NewMount) -> None:
+    """Who works in a folder that is being listed keeps it as the current directory, and its time stays the one that Drive has."""
+    outer = server.make("outer", modifiedTime="2001-02-03T04:05:06.000Z")
+    inner = server.make("inner", parent=outer)
+    for n in range(50):
+        server.create(f"{n}", b"", inner)
+    server.change(outer, {"modifiedTime": "2001-02-03T04:05:06.000Z"})
+    mount = new_mount().mount()
+    program = subprocess.Popen(["sleep", "600"], cwd=mount.my / "outer" / "inner")
+    try:
+        assert len(os.listdir(mount.my / "outer" / "inner")) == 50
+        polls = server.requests()["changes.list"]
+        eventually(lambda: server.requests()["changes.list"] >= polls + 2)
+        assert os.readlink(f"/proc/{program.pid}/cwd") == str(mount.my / "outer" / "inner")
+    finally:
+        program.kill()
+        program.wait()
+    assert (mount.my / "outer").stat().st_mtime == 981_173_106
 
 
 def test_modes_and_links_survive_a_new_cache(mount: Mount, server: Server) -> None:

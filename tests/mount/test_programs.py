@@ -1,0 +1,404 @@
+"""Real programs on the mount, and what Drive has of their work once the cache is gone."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ..support.mounts import Mount, eventually
+from ..support.server import Server, environment
+
+KIB, MIB = 1 << 10, 1 << 20
+# 200 sizes: empty, around a page, around the limits of one request and one chunk, and a few large ones up to 64 MiB.
+SIZES = [
+    *(0, 1, 4095, 4096, 4097, 65535, 65536, 131072, 5_000_000, 5_000_001, 4 * MIB, 4 * MIB + 1, 16 * MIB, 16 * MIB + 1, 64 * MIB),
+    *(random.Random(7).choice((3, 300, 3 * KIB, 30 * KIB, 300 * KIB)) for _ in range(185)),
+]
+
+
+def blob(number: int, size: int) -> bytes:
+    """Bytes that no other number gives, quickly."""
+    seed = hashlib.sha256(b"%d" % number).digest()
+    return (seed * (size // 32 + 1))[:size]
+
+
+def path_of(top: Path, number: int) -> Path:
+    return top / f"folder {number % 7}" / f"{number:03}.bin"
+
+
+def write_all(top: Path, numbers: range | list[int], written: list[int]) -> None:
+    for number in numbers:
+        path = path_of(top, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            data = memoryview(blob(number, SIZES[number]))
+            while data:
+                data = data[file.write(data[: 1 * MIB]) :]
+        written.append(number)
+
+
+class Readers:
+    """Threads that read what was written while more is written; ``stop`` raises what any of them found wrong."""
+
+    def __init__(self, top: Path, written: list[int], count: int = 3) -> None:
+        self._top, self._written = top, written
+        self._over = threading.Event()
+        self._wrong: list[str] = []
+        self.reads = 0
+        self._threads = [threading.Thread(target=self._run, args=(seed,)) for seed in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, seed: int) -> None:
+        chance = random.Random(seed)
+        while not self._over.is_set():
+            if not self._written:
+                continue
+            number = chance.choice(self._written)
+            size = SIZES[number]
+            offset = chance.randrange(size + 1)
+            try:
+                with path_of(self._top, number).open("rb") as file:
+                    file.seek(offset)
+                    data = file.read(100_000)
+            except OSError as error:
+                self._wrong.append(f"{number}: {error}")
+                return
+            if data != blob(number, size)[offset : offset + 100_000]:
+                self._wrong.append(f"{number}: wrong bytes at {offset}")
+            self.reads += 1
+
+    def stop(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(30)
+        assert not self._wrong, self._wrong
+
+
+def expected(numbers: range) -> dict[str, str]:
+    return {str(path_of(Path(), n)): hashlib.md5(blob(n, SIZES[n])).hexdigest() for n in numbers}
+
+
+def md5_of(path: Path) -> str:
+    digest = hashlib.md5()
+    with path.open("rb") as file:
+        while block := file.read(MIB):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def compare(mount: Mount, server: Server) -> None:
+    """Mount with a wiped cache, originals and server agree about every file."""
+    wanted = expected(range(len(SIZES)))
+    on_server = {path: item["md5"] for path, item in server.paths().items() if item["md5"] is not None}
+    assert on_server == wanted
+    found = {str(path.relative_to(mount.my)): md5_of(path) for path in mount.my.rglob("*.bin")}
+    assert found == wanted
+
+
+@pytest.mark.slow
+def test_200_files_with_concurrent_readers(mount: Mount, server: Server) -> None:
+    """200 files up to 64 MiB are read while they are written; after flush and with a wiped cache every md5 is right."""
+    written: list[int] = []
+    readers = Readers(mount.my, written)
+    try:
+        write_all(mount.my, range(len(SIZES)), written)
+    finally:
+        readers.stop()
+    assert readers.reads > 20
+    mount.flush()
+    assert server.requests()["files.create"] <= len(SIZES) + 7 + 2
+    mount.remount(wipe=True)
+    compare(mount, server)
+
+
+@pytest.mark.slow
+def test_200_files_with_a_kill_in_the_middle(mount: Mount, server: Server) -> None:
+    """The daemon is killed half-way; what had been closed is there after the restart, the rest is written, all md5s are right."""
+    half = len(SIZES) // 2
+    written: list[int] = []
+    write_all(mount.my, range(half), written)
+    assert written == list(range(half))
+    mount.kill()
+    mount.run("mount", mount.point, "--cache-dir", mount.cache, "--poll-interval", "0.2", "--upload-delay", "0.05")
+    found = {str(path.relative_to(mount.my)): md5_of(path) for path in mount.my.rglob("*.bin")}
+    assert found == expected(range(half))
+    write_all(mount.my, range(half, len(SIZES)), written)
+    mount.flush()
+    mount.remount(wipe=True)
+    compare(mount, server)
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    quiet = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nonexistent"}
+    author = {f"GIT_{who}_{what}": "t@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    done = subprocess.run(command, cwd=cwd, env=environment(**quiet, **author), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    return done.stdout
+
+
+def test_git(mount: Mount, server: Server, tmp_path: Path) -> None:
+    """A clone into the mount, a commit and gc in it: fsck finds nothing wrong, there and with a wiped cache; no lock is left."""
+    origin = tmp_path / "origin"
+    run("git", "init", "-q", "-b", "main", origin)
+    for n in range(40):
+        path = origin / f"d{n % 4}" / f"f{n}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{n}\n" * 50)
+    (origin / "link").symlink_to("d0/f0.txt")
+    (origin / "run").write_text("#!/bin/sh\n")
+    (origin / "run").chmod(0o755)
+    run("git", "add", "-A", cwd=origin)
+    run("git", "commit", "-q", "-m", "first", cwd=origin)
+    clone = mount.my / "clone"
+    run("git", "clone", "-q", "--no-local", origin, clone)
+    (clone / "new.txt").write_text("new")
+    run("git", "add", "-A", cwd=clone)
+    run("git", "commit", "-q", "-m", "second", cwd=clone)
+    run("git", "gc", "-q", cwd=clone)
+    mount.remount(wipe=True)
+    run("git", "fsck", "--full", "--strict", cwd=clone)
+    # Size and time are in git's index; what Drive keeps of them must be what git saw.
+    run("git", "update-index", "-q", "--refresh", cwd=clone)
+    assert run("git", "status", "--porcelain", cwd=clone) == ""
+    assert run("git", "log", "--format=%s", cwd=clone) == "second\nfirst\n"
+    assert os.readlink(clone / "link") == "d0/f0.txt"
+    assert os.access(clone / "run", os.X_OK)
+    assert not [path for path in server.paths() if path.endswith(".lock") or "tmp_obj" in path or "fuse_hidden" in path]
+
+
+@pytest.mark.parametrize("journal", ["DELETE", "TRUNCATE", "PERSIST", "WAL", "OFF"])
+def test_sqlite(journal: str, mount: Mount, server: Server) -> None:
+    """A database written in the mount in this journal mode passes its integrity check, there and as Drive has it."""
+    path = mount.my / "db.sqlite"
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        mode = connection.execute(f"PRAGMA journal_mode = {journal}").fetchone()[0]
+        if journal == "WAL" and mode != "wal":
+            pytest.fail(f"WAL was refused: {mode}")
+        connection.execute("CREATE TABLE t (n INTEGER PRIMARY KEY, x BLOB)")
+        for round_ in range(10):
+            connection.execute("BEGIN")
+            connection.executemany("INSERT INTO t (x) VALUES (?)", [(os.urandom(500),) for _ in range(20)])
+            connection.execute("DELETE FROM t WHERE n % 7 = ?", (round_ % 7,))
+            connection.execute("COMMIT")
+        rows = connection.execute("SELECT count(*), sum(length(x)) FROM t").fetchone()
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    finally:
+        connection.close()
+    mount.remount(wipe=True)
+    again = sqlite3.connect(path)
+    try:
+        assert again.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert again.execute("SELECT count(*), sum(length(x)) FROM t").fetchone() == rows
+    finally:
+        again.close()
+
+
+def sample_tree(top: Path) -> None:
+    (top / "sub" / "deeper").mkdir(parents=True)
+    for n, path in enumerate((top / "a", top / "sub" / "b", top / "sub" / "deeper" / "c")):
+        path.write_bytes(blob(n, 10_000 * (n + 1)))
+        os.utime(path, ns=(0, 1_600_000_000_123_000_000 + n))
+    (top / "a").chmod(0o700)
+    (top / "link").symlink_to("sub/b")
+
+
+def described(top: Path) -> dict[str, object]:
+    """Type, bytes, bits and times (to the millisecond) of everything below."""
+    found: dict[str, object] = {}
+    for path in sorted(top.rglob("*")):
+        status = path.lstat()
+        what = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        when = None if path.is_dir() or path.is_symlink() else status.st_mtime_ns // 10**6
+        found[str(path.relative_to(top))] = (oct(status.st_mode), when, what)
+    return found
+
+
+def test_cp_and_tar(mount: Mount, tmp_path: Path) -> None:
+    """``cp -a`` and ``tar x`` into the mount keep bytes, bits, links and times, which is what a wiped cache shows again."""
+    origin = tmp_path / "origin"
+    sample_tree(origin)
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(origin, "packed")
+    run("cp", "-a", origin, mount.my / "copied")
+    run("tar", "-x", "-f", archive, "-C", mount.my)
+    for _ in range(2):
+        assert described(mount.my / "copied") == described(origin)
+        assert described(mount.my / "packed") == described(origin)
+        mount.remount(wipe=True)
+    run("cp", "-a", mount.my / "copied", tmp_path / "back")
+    assert described(tmp_path / "back") == described(origin)
+    run("rm", "-r", mount.my / "copied")
+    assert os.listdir(mount.my) == ["packed"]
+
+
+def make_wheel(folder: Path) -> Path:
+    """A wheel with one module, a data file and a script, made by hand: pip needs no network for it."""
+    wheel = folder / "tinything-1.0-py3-none-any.whl"
+    info = "tinything-1.0.dist-info"
+    files = {
+        "tinything/__init__.py": "VALUE = 42\n",
+        "tinything/data.txt": "data",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: tinything\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    with zipfile.ZipFile(wheel, "w") as packed:
+        for name, text in files.items():
+            packed.writestr(name, text)
+        packed.writestr(f"{info}/RECORD", "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"]))
+    return wheel
+
+
+def installer() -> list[str]:
+    """pip where this Python has it, else uv, which installs in the same way."""
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    uv = Path(sys.executable).parent / "uv"
+    assert uv.exists(), "neither pip nor uv is there"
+    return [str(uv), "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-cache"]
+
+
+def test_pip_install_target(mount: Mount, tmp_path: Path) -> None:
+    """A package installed into the mount is imported from there, also by a later session with an empty cache."""
+    target = mount.my / "my_env"
+    run(*installer(), "--target", target, make_wheel(tmp_path))
+    code = f"import sys; sys.path.insert(0, {str(target)!r}); import tinything; print(tinything.VALUE, tinything.__file__)"
+    for _ in range(2):
+        assert run(sys.executable, "-c", code) == f"42 {target}/tinything/__init__.py\n"
+        mount.remount(wipe=True)
+
+
+def save_by_rename(path: Path, content: bytes) -> None:
+    """As editors, notebooks, torch.save wrappers and rsync do."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+@pytest.mark.parametrize("flush_between", [True, False], ids=["uploaded", "not uploaded"])
+def test_saving_by_rename_keeps_the_id(flush_between: bool, mount: Mount, server: Server) -> None:
+    """Replacing a file by a renamed temporary one gives the same Drive item a new revision; no temporary file is left."""
+    path = mount.my / "notebook.ipynb"
+    path.write_bytes(b"first")
+    mount.flush()
+    item = server.paths()["notebook.ipynb"]["id"]
+    for n in range(3):
+        save_by_rename(path, b"version %d" % n)
+        if flush_between:
+            mount.flush()
+    mount.flush()
+    assert {path: entry["id"] for path, entry in server.paths().items()} == {"notebook.ipynb": item}
+    assert server.content(item) == b"version 2"
+    revisions = server.revisions(item)
+    assert len(revisions) == (4 if flush_between else len(set(revisions)))
+    assert 2 <= len(revisions) <= 4
+    mount.remount(wipe=True)
+    assert path.read_bytes() == b"version 2"
+
+
+def test_short_lived_files_cost_no_upload(mount: Mount, server: Server) -> None:
+    """A file that is created and deleted before its turn never reaches Drive; ten renames are one call."""
+    mount.remount("--upload-delay", "1")
+    before = server.requests()
+    for n in range(20):
+        (mount.my / f"tmp{n}").write_bytes(b"x" * 1000)
+        (mount.my / f"tmp{n}").unlink()
+    (mount.my / "a0").write_bytes(b"x")
+    for n in range(10):
+        os.rename(mount.my / f"a{n}", mount.my / f"a{n + 1}")
+    mount.flush()
+    spent = server.requests() - before
+    assert spent["files.create"] == 1
+    assert spent["files.update"] == 0
+    assert server.paths().keys() == {"a10"}
+
+
+def test_log_that_stays_open(mount: Mount, server: Server) -> None:
+    """A program appends to a log for long: a reader beside it sees each line at once, and after close Drive has all of them."""
+    path = mount.my / "train.log"
+    with path.open("a") as log:
+        for n in range(50):
+            log.write(f"step {n}\n")
+            log.flush()
+            assert path.read_text().splitlines()[-1] == f"step {n}"
+    mount.flush()
+    assert server.content(server.paths()["train.log"]["id"]).decode() == "".join(f"step {n}\n" for n in range(50))
+
+
+def test_writing_while_it_is_sent(mount: Mount, server: Server) -> None:
+    """A large file is changed in place again and again while it is uploaded: Drive ends with the last state, never a mixture."""
+    path = mount.my / "checkpoint"
+    path.write_bytes(bytes(20 * MIB))
+    with path.open("r+b", buffering=0) as file:
+        for value in range(1, 12):
+            for offset in range(0, 20 * MIB, 5 * MIB):
+                os.pwrite(file.fileno(), bytes([value]) * KIB, offset)
+            mount.client.flush([path], timeout=0)
+    mount.flush()
+    (item,) = [entry["id"] for entry in server.paths().values()]
+    final = path.read_bytes()
+    assert {final[offset] for offset in range(0, 20 * MIB, 5 * MIB)} == {11}
+    assert server.content(item) == final
+
+
+def test_many_readers_of_one_cold_file(server: Server, mount: Mount) -> None:
+    """Ten threads read a file that is not cached: every byte is fetched about once, and all of them see the right bytes."""
+    data = blob(1, 40 * MIB)
+    server.create("cold", data)
+    path = mount.my / "cold"
+    eventually(path.exists)
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(md5_of(path))) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [hashlib.md5(data).hexdigest()] * 10
+    assert mount.status()["bytes_down"] < 1.1 * len(data)
+
+
+def test_a_part_of_a_cold_file(server: Server, mount: Mount) -> None:
+    """Reading 4 KiB in the middle of 64 MiB, and changing a few bytes there, costs far less than the file."""
+    item = server.create("cold", blob(1, 64 * MIB))
+    path = mount.my / "cold"
+    eventually(path.exists)
+    with path.open("rb") as file:
+        assert os.pread(file.fileno(), 4096, 30 * MIB) == blob(1, 64 * MIB)[30 * MIB :][:4096]
+    assert mount.status()["bytes_down"] <= 4 * MIB
+    with path.open("r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), b"changed", 50 * MIB)
+        assert os.pread(file.fileno(), 9, 50 * MIB - 1)[1:8] == b"changed"
+    assert mount.status()["bytes_down"] <= 64 * MIB
+    mount.flush()
+    wanted = bytearray(blob(1, 64 * MIB))
+    wanted[50 * MIB : 50 * MIB + 7] = b"changed"
+    assert server.content(item) == bytes(wanted)
+
+
+def test_notebook_cells(mount: Mount) -> None:
+    """The classic cells of a notebook: write returns 2, ls shows the file, it reads back, json and shutil work on it."""
+    with (mount.my / "test.txt").open("w") as file:
+        assert file.write("hi") == 2
+    assert run("ls", mount.my) == "test.txt\n"
+    assert (mount.my / "test.txt").read_text() == "hi"
+    shutil.copy2(mount.my / "test.txt", mount.my / "copy.txt")
+    (mount.my / "x.json").write_text(json.dumps({"a": 1}))
+    shutil.move(mount.my / "x.json", mount.my / "y.json")
+    assert sorted(os.listdir(mount.my)) == ["copy.txt", "test.txt", "y.json"]
