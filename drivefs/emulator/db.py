@@ -15,8 +15,6 @@ from typing import Final
 
 __all__ = ["connect", "new_drive", "transaction"]
 
-SCHEMA_VERSION: Final = 1
-
 SCHEMA: Final = """
 CREATE TABLE drive (                  -- exactly one row
   root_id TEXT NOT NULL,
@@ -107,6 +105,67 @@ CREATE TRIGGER usage_update AFTER UPDATE OF quota_bytes, trashed ON items BEGIN
 END;
 """
 
+# Each brings a database from the version before to the next; a new one gets SCHEMA (version 1) and then all of these.
+MIGRATIONS: Final = (
+    """
+-- Several accounts. The account the server was started with is not in ``users``: items it owns have owner NULL.
+CREATE TABLE users (
+  id TEXT PRIMARY KEY,                -- what the API calls permissionId
+  email TEXT NOT NULL UNIQUE,
+  name TEXT NOT NULL,
+  root_id TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE user_tokens (token TEXT PRIMARY KEY, user TEXT NOT NULL) WITHOUT ROWID; -- access tokens that stand for such a user
+ALTER TABLE items ADD COLUMN owner TEXT;       -- users.id; NULL = the main account; '' = a shared drive, whose items nobody owns
+ALTER TABLE items ADD COLUMN drive TEXT;       -- id of the shared drive it lies in
+ALTER TABLE items ADD COLUMN modified_by TEXT; -- users.id of the last one to change it; NULL = the main account
+ALTER TABLE items ADD COLUMN resource_key TEXT; -- to be sent by those who know the item only through its link
+ALTER TABLE items ADD COLUMN restriction TEXT; -- JSON: the content restriction in force
+CREATE INDEX items_owner ON items(owner) WHERE owner IS NOT NULL;
+CREATE INDEX items_drive ON items(drive) WHERE drive IS NOT NULL;
+CREATE TABLE permissions (            -- given directly on an item; ownership is items.owner and has no row here
+  item TEXT NOT NULL,
+  id TEXT NOT NULL,                   -- of the user, or anyoneWithLink
+  role TEXT NOT NULL,
+  type TEXT NOT NULL,                 -- user, anyone
+  created_ms INTEGER NOT NULL,
+  given_by TEXT NOT NULL,             -- users.id, or the main account's permission id
+  PRIMARY KEY (item, id)
+) WITHOUT ROWID;
+CREATE INDEX permissions_user ON permissions(id, item);
+CREATE TABLE losses (                 -- what an account's feed tells as removed though it exists: access was taken away
+  user TEXT NOT NULL,                 -- permission id
+  item TEXT NOT NULL,
+  change INTEGER NOT NULL,
+  change_ms INTEGER NOT NULL,
+  PRIMARY KEY (user, item)
+) WITHOUT ROWID;
+CREATE TABLE drives (                 -- shared drives; each has an item of the same id and name, its root
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL UNIQUE,
+  request_id TEXT NOT NULL,
+  created_ms INTEGER NOT NULL,
+  hidden INTEGER NOT NULL DEFAULT 0
+);
+ALTER TABLE sessions ADD COLUMN asker TEXT NOT NULL DEFAULT '{}'; -- JSON: as whom the upload is committed
+CREATE TABLE documents (item TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID; -- what Docs editors files say, for exports
+DROP TRIGGER usage_insert;
+DROP TRIGGER usage_delete;
+DROP TRIGGER usage_update;
+CREATE TRIGGER usage_insert AFTER INSERT ON items WHEN NEW.quota_bytes > 0 AND NEW.owner IS NULL BEGIN
+  UPDATE drive SET usage = usage + NEW.quota_bytes, usage_trashed = usage_trashed + NEW.trashed * NEW.quota_bytes;
+END;
+CREATE TRIGGER usage_delete AFTER DELETE ON items WHEN OLD.quota_bytes > 0 AND OLD.owner IS NULL BEGIN
+  UPDATE drive SET usage = usage - OLD.quota_bytes, usage_trashed = usage_trashed - OLD.trashed * OLD.quota_bytes;
+END;
+CREATE TRIGGER usage_update AFTER UPDATE OF quota_bytes, trashed, owner ON items BEGIN
+  UPDATE drive SET usage = usage + (NEW.owner IS NULL) * NEW.quota_bytes - (OLD.owner IS NULL) * OLD.quota_bytes,
+    usage_trashed = usage_trashed + (NEW.owner IS NULL) * NEW.trashed * NEW.quota_bytes
+      - (OLD.owner IS NULL) * OLD.trashed * OLD.quota_bytes;
+END;
+""",
+)
+
 
 def connect(path: Path | None) -> sqlite3.Connection:
     """Open (and, when new, lay out) the database at ``path``, or one in memory."""
@@ -118,12 +177,17 @@ def connect(path: Path | None) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL")
     # NORMAL: a killed process loses nothing; a power cut may lose the last commits, but never consistency.
     connection.executescript("PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-65536;")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-    elif version != SCHEMA_VERSION:
-        raise RuntimeError(f"{path} was written by another version of the emulator (schema {version}); use a new --data folder.")
+    _migrate(connection, path)
     return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path | None) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    steps = (SCHEMA, *MIGRATIONS)
+    if version > len(steps):
+        raise RuntimeError(f"{path} was written by a newer version of the emulator (schema {version}); use a new --data folder.")
+    for number, step in enumerate(steps[version:], start=version + 1):
+        connection.executescript(f"BEGIN; {step} PRAGMA user_version={number}; COMMIT;")
 
 
 @contextmanager
@@ -143,8 +207,10 @@ def new_drive(connection: sqlite3.Connection, now_ms: int) -> None:
     former = connection.execute("SELECT last_change FROM drive").fetchone()
     # A gap, so that no token of the former Drive can be mistaken for one of this.
     change = (former["last_change"] + 1000) if former else 100
-    for table in ("items", "tombstones", "revisions", "sessions", "tokens", "drive"):
-        connection.execute(f"DELETE FROM {table}")
+    for table in connection.execute(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    ).fetchall():
+        connection.execute(f"DELETE FROM {table['name']}")
     root_id = "0A" + secrets.token_urlsafe(12) + "PVA"
     connection.execute(
         "INSERT INTO drive (root_id, secret, first_change, last_change) VALUES (?, ?, ?, ?)",
