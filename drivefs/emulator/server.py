@@ -23,6 +23,7 @@ import click
 import uvicorn
 
 from drivefs.emulator.app import Emulator
+from drivefs.emulator.connection import Connection
 from drivefs.emulator.store import FREE_TIER, Store
 
 __all__ = ["EXIT_IN_USE", "command", "main", "serve"]
@@ -167,7 +168,7 @@ def _run(emulator: Emulator, listener: socket.socket, idle_exit: float | None, r
     config = uvicorn.Config(
         emulator.wire,
         loop="asyncio",
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         interface="asgi3",
