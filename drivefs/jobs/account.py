@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from drivefs.base.errors import RemoteError
+from drivefs.base.errors import DriveFSError
 from drivefs.base.model import StorageQuota
 from drivefs.base.stats import Stats
 from drivefs.remote.drive import Drive
@@ -45,7 +45,7 @@ class AccountInfo:
             await trio.sleep(_PERIOD)
             try:
                 self._keep(await self._drive.quota())
-            except RemoteError as error:
+            except DriveFSError as error:
                 self._stats.record_error(str(error), "storage quota")
 
     def _keep(self, quota: StorageQuota) -> None:

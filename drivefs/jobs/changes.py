@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from drivefs.base.errors import RemoteError
+from drivefs.base.errors import DriveFSError
 from drivefs.base.model import ChangePage, Invalidation
 from drivefs.base.stats import Stats
 from drivefs.remote.drive import Drive
@@ -61,7 +61,7 @@ class Changes:
     async def _poll_once(self) -> None:
         try:
             await self.poll()
-        except RemoteError as error:
+        except DriveFSError as error:  # a full disk too: the page is merged when there is room again
             self._failures += 1
             if self._failures == 1:
                 log.log(error.level, "remote changes cannot be read: %s", error)

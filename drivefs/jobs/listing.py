@@ -82,7 +82,7 @@ class Listing:
         stale: list[Invalidation] = []
         with self._tree.db.transaction():
             for item in items:
-                stale += self._merger.apply(item)
+                stale += self._merger.apply(item, listed=True)
         self._notify(stale)
 
     async def _ask(self, remote_id: str) -> None:

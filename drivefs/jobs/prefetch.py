@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from drivefs.base.errors import RangeNotSatisfiable, RemoteNotFound, ServerFault
+from drivefs.base.errors import DriveFSError, RangeNotSatisfiable, RemoteNotFound, ServerFault
 from drivefs.base.ranges import Range
 from drivefs.base.stats import Stats
 from drivefs.remote.drive import Drive
@@ -169,10 +169,17 @@ class Prefetch:
             if not traffic.fetches:
                 self._traffic.pop(content.id, None)
             traffic.arrivals.unpark_all()
+            self._close(content)
+
+    def _close(self, content: Content) -> None:
+        """Where the disk is too full to note what was fetched, one file's news must not end everybody's reading."""
+        try:
             self._cache.close(content)
+        except DriveFSError as error:
+            self._stats.record_error(str(error), f"read of {self._path(content)!r}")
 
     async def _download(self, content: Content, traffic: _Traffic, wanted: Range) -> None:
-        remote_id = self._tree.get(content.inode).remote_id
+        remote_id = content.remote_id
         if remote_id is None:
             raise RemoteNotFound("The file is no longer on Drive, and this part of it was never fetched.", status=404)
 
@@ -180,17 +187,17 @@ class Prefetch:
             self._cache.fill(content, offset, data)
             traffic.arrivals.unpark_all()
 
-        if wanted == (0, content.base_size) and wanted.size <= _WHOLE:
+        if wanted == (0, content.remote_size) and wanted.size <= _WHOLE:
             await self._download_whole(content, remote_id, arrived)
             return
         # By revision, so that two requests around a remote edit can never mix two versions of a file.
-        await self._drive.download(remote_id, *wanted, arrived, revision=content.revision, size=content.base_size)
+        await self._drive.download(remote_id, *wanted, arrived, revision=content.revision, size=content.remote_size)
 
     async def _download_whole(self, content: Content, remote_id: str, arrived: _Sink) -> None:
         """A small file in one request, checked before anybody sees it."""
         for revision in (None, content.revision):
             pieces: dict[int, bytes] = {}
-            size = content.base_size
+            size = content.remote_size
             try:
                 await self._drive.download(remote_id, 0, size, pieces.__setitem__, revision=revision, size=size)
             except RangeNotSatisfiable:

@@ -28,10 +28,9 @@ from drivefs.base.errors import (
     RemoteError,
     RemoteNotFound,
     ServerFault,
-    SessionGone,
     UploadSuperseded,
 )
-from drivefs.base.model import FOLDER_MIME, SYMLINK_MIME, Invalidation, ItemPatch, Kind, NewItem, RemoteItem
+from drivefs.base.model import FOLDER_MIME, SYMLINK_MIME, Invalidation, ItemPatch, Kind, RemoteItem
 from drivefs.base.stats import Stats
 from drivefs.jobs.prefetch import Prefetch
 from drivefs.jobs.transfer import Sent, Transfer, mime_type_of
@@ -48,12 +47,20 @@ log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE: Final = 60.0
 _ID_BATCH: Final = 100
+# After so many failures in a row nothing else waits for the node.
+_STUCK_AFTER: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
     reason: str
     attempts: int
+    refused: bool
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the next attempt will most likely fail too."""
+        return self.refused or self.attempts >= _STUCK_AFTER
 
 
 class Uploader:
@@ -132,6 +139,7 @@ class Uploader:
             known = node.inode in self._due or node.inode in self._running or node.inode in self._writers
             if not known and node.inode not in self._failures:
                 self.schedule(node.inode, 0)
+        self._announce()
 
     # -- told by people --------------------------------------------------------------------------------------------
 
@@ -153,9 +161,9 @@ class Uploader:
             self._drains -= 1
 
     async def _drained(self, deadline: float, below: Collection[int], progress: Callable[[int], None] | None) -> list[Unsent]:
-        while pending := self._pending(below):
+        while pending := len(self._pending(below)) if below else self._tree.count_pending():
             if progress is not None:
-                progress(len(pending))
+                progress(pending)
             finished = self._finished
             with trio.move_on_at(deadline) as scope:
                 await finished.wait()
@@ -169,7 +177,7 @@ class Uploader:
     def _hurry(self, node: Node) -> None:
         """Due now, and the folders above it too."""
         failure = self._failures.get(node.inode)
-        if failure is None or failure.attempts < 3:
+        if failure is None or failure.attempts < _STUCK_AFTER:
             self.schedule(node.inode, 0)
         parent = self._tree.find(node.local_parent or 0)
         if parent is not None and parent.pending and parent.inode not in self._running:
@@ -227,22 +235,39 @@ class Uploader:
         step = Step.NOTHING if node is None else self._outbox.next_step(node)
         if node is None or step is Step.NOTHING:
             self._failures.pop(inode, None)
+            self._announce()
             return True
-        if step is Step.WAIT_FOR_PARENT and node.local_parent is not None:
-            self._waiting_for_parent.setdefault(node.local_parent, set()).add(inode)
-            parent = self._tree.find(node.local_parent)
-            if parent is not None and parent.pending and parent.inode not in self._failures:
-                self.schedule(parent.inode, 0)
+        if step is Step.WAIT_FOR_PARENT:
+            self._wait_for_parent(node)
             return True
-        if node.content_dirty and inode in self._writers and step is not Step.TRASH and not self._drains:
-            return True  # a chmod or rename of an open file made it due; its last close will again
         if step is Step.TRASH and self._must_wait(node):
             heapq.heappush(self._deletions, (node.sequence, inode))
             return True
-        return False
+        return self._awaits_close(inode, step)
+
+    def _wait_for_parent(self, node: Node) -> None:
+        """The folder goes first; one that was deleted on Drive comes back, because what waits for it is the user's."""
+        parent = self._tree.find(node.local_parent or 0)
+        if parent is None:
+            return
+        self._waiting_for_parent.setdefault(parent.inode, set()).add(node.inode)
+        if parent.local_trashed:
+            self._tree.revive(parent.inode)
+            parent = self._tree.get(parent.inode)
+        if parent.pending and parent.inode not in self._failures:
+            self.schedule(parent.inode, 0)
+
+    def _awaits_close(self, inode: int, step: Step) -> bool:
+        """Whether the content is being written, so that what lies here now may be half of what is meant."""
+        return step in (Step.CREATE, Step.UPDATE_CONTENT) and inode in self._writers and not self._drains
 
     def _must_wait(self, node: Node) -> bool:
-        return self._outbox.must_wait(node, ignoring=set(self._failures) | set(self._writers))
+        ignoring = {inode for inode, failure in self._failures.items() if failure.stuck}
+        for inode in self._writers:
+            writer = self._tree.find(inode)
+            if writer is not None and self._awaits_close(inode, self._outbox.next_step(writer)):
+                ignoring.add(inode)
+        return self._outbox.must_wait(node, ignoring=ignoring)
 
     async def _work(self, inode: int) -> None:
         try:
@@ -275,9 +300,13 @@ class Uploader:
             if waiting is not None and waiting.pending and waiting.local_trashed and self._must_wait(waiting):
                 break
             self.schedule(heapq.heappop(self._deletions)[1], 0)
+        self._announce()
+        self._wake.set()
+
+    def _announce(self) -> None:
+        """Something may have ceased to be pending: whoever drains is to look again."""
         finished, self._finished = self._finished, trio.Event()
         finished.set()
-        self._wake.set()
 
     def _failed(self, inode: int, error: DriveFSError) -> None:
         attempts = self._failures[inode].attempts + 1 if inode in self._failures else 1
@@ -287,9 +316,9 @@ class Uploader:
         if attempts == 1:
             log.warning("not on Drive yet: %r: %s", subject, reason)
         self._stats.record_error(reason, subject)
-        self._failures[inode] = _Failure(reason, attempts)
         # What Drive has refused will hardly succeed in a moment; what was an accident may.
         refused = isinstance(error, AccessDenied | BadRequest | DriveFull)
+        self._failures[inode] = _Failure(reason, attempts, refused)
         pause = _LONGEST_PAUSE if refused else min(2.0 ** min(attempts - 1, 16), _LONGEST_PAUSE)
         asked = error.retry_after if isinstance(error, RemoteError) and error.retry_after else 0.0
         due = trio.current_time() + max(asked, pause * random.uniform(0.5, 1.0))
@@ -300,34 +329,61 @@ class Uploader:
 
     async def _advance(self, inode: int) -> None:
         """Call after call until nothing differs; the row is looked at anew after each, for the user goes on meanwhile."""
+        before: object = None
         while True:
             node = self._tree.find(inode)
             step = Step.NOTHING if node is None else self._outbox.next_step(node)
-            if node is None or step is Step.NOTHING:
+            if node is None or step is Step.NOTHING or self._awaits_close(inode, step):
                 return
             if step is Step.WAIT_FOR_PARENT:
                 self._again.add(inode)
                 return
-            if step is Step.TRASH:
-                await self._trash(node)
-            elif step is Step.CREATE:
-                await self._create(node)
-            elif step is Step.UPDATE_CONTENT:
-                await self._update_content(node)
-            else:
-                await self._update_metadata(node)
+            now = (step, node.local, node.generation, node.remote_id, node.sent)
+            if now == before:
+                raise ServerFault("Drive does not keep what it was told; it will be told again.", status=200)
+            before = now
+            await self._take(step, node)
+
+    async def _take(self, step: Step, node: Node) -> None:
+        if step is Step.TRASH:
+            await self._trash(node)
+        elif step is Step.CREATE:
+            await self._create(node)
+        elif step is Step.UPDATE_CONTENT:
+            await self._update_content(node)
+        else:
+            await self._update_metadata(node)
 
     async def _trash(self, node: Node) -> None:
         try:
             self._apply(await self._drive.update(_id_of(node), ItemPatch(trashed=True)))
         except RemoteNotFound:
-            self._notify(self._merger.apply_gone(_id_of(node)))
+            self._gone(_id_of(node))
 
     async def _update_metadata(self, node: Node) -> None:
+        remote_id = _id_of(node)
+        if node.sent:  # the answer to an earlier call is missing: only the item itself can say whether it was applied
+            await self._ask(remote_id)
+            return
         try:
-            self._apply(await self._drive.update(_id_of(node), self._outbox.patch(node)))
+            self._answered(await self._drive.update(remote_id, self._outbox.patch(node)))
         except RemoteNotFound:
-            self._gone(node)
+            await self._explain_404(node, remote_id)
+
+    async def _ask(self, remote_id: str) -> RemoteItem | None:
+        """What Drive has of an item of which we sent something; None: it is gone."""
+        try:
+            item = await self._drive.get(remote_id)
+        except RemoteNotFound:
+            self._gone(remote_id)
+            return None
+        self._answered(item)
+        return item
+
+    async def _explain_404(self, node: Node, remote_id: str) -> None:
+        """404 for a change may speak of the item or of its new folder: learn which is gone, so that it will be made anew."""
+        await self._ask(remote_id)
+        await self._check_parent(node)
 
     async def _create(self, node: Node) -> None:
         remote_id = node.remote_id or await self._take_id()
@@ -343,7 +399,7 @@ class Uploader:
             elif node.kind is Kind.SYMLINK:
                 self._apply(await self._drive.create_with_content(new, (node.target or "").encode()))
             else:
-                await self._send_content(current, new=new)
+                await self._send_content(current, remote_id, mime_type)
         except IdInUse:
             await self._adopt(node.inode, remote_id)
         except RemoteNotFound:
@@ -354,8 +410,8 @@ class Uploader:
         """An earlier create with this id had succeeded and its answer was lost: what it made is ours."""
         item = await self._drive.get(remote_id)
         node = self._tree.get(inode)
-        if node.content is None or not node.content_dirty:
-            self._apply(item)
+        if node.content is None or not node.content_dirty or item.md5 != node.sent_md5:
+            self._apply(item)  # where somebody has changed it since, that is a conflict, which the next step sees
             return
         content = self._cache.open(inode)
         try:
@@ -365,15 +421,17 @@ class Uploader:
 
     async def _own(self, content: Content, item: RemoteItem) -> None:
         """``item`` is what an upload of ours made whose answer was lost; where the file is still that, nothing is left to do."""
-        self._cache.save_times(content)
-        self._cache.freeze(content)
-        generation = self._tree.get(content.inode).generation
+        async with content.lock:
+            self._cache.save_times(content)
+            self._cache.freeze(content)
+            generation = self._tree.get(content.inode).generation
         md5 = await trio.to_thread.run_sync(checksum, content.fd, content.size) if content.complete else ""
         with self._tree.db.transaction():
             self._apply(item)
             node = self._tree.get(content.inode)
             current = md5 == item.md5 and node.generation == generation and node.content == content.id
-            self._cache.mark_uploaded(content, item, item.md5 or "", current=current)
+            if node.remote_id == item.id:
+                self._cache.mark_uploaded(content, item, item.md5 or "", current=current)
 
     async def _check_parent(self, node: Node) -> None:
         """404 for a create speaks of the folder: learn whether it is really gone, so that it will be made anew first."""
@@ -387,45 +445,57 @@ class Uploader:
 
     async def _update_content(self, node: Node) -> None:
         """Look first whether somebody else changed the file since we read it; Drive itself has no compare-and-swap."""
-        try:
-            head = await self._drive.get(_id_of(node))
-        except RemoteNotFound:
-            self._gone(node)
-            return
-        self._apply(head)
+        remote_id = _id_of(node)
+        head = await self._ask(remote_id)
         node = self._tree.get(node.inode)
-        if self._outbox.next_step(node) is not Step.UPDATE_CONTENT:
+        if head is None or self._outbox.next_step(node) is not Step.UPDATE_CONTENT or node.remote_id != remote_id:
             return
         try:
-            await self._send_content(node, head=head)
+            await self._send_content(node, remote_id, node.mime_type or mime_type_of(node.local_name), head)
         except RemoteNotFound:
-            self._gone(node)
+            await self._explain_404(node, remote_id)
 
-    async def _send_content(self, node: Node, *, new: NewItem | None = None, head: RemoteItem | None = None) -> None:
+    async def _send_content(self, node: Node, remote_id: str, mime_type: str, head: RemoteItem | None = None) -> None:
         """As a new item, or over ``head``, which is what Drive has now."""
         content = self._cache.open(node.inode)
         try:
-            if head is not None and head.revision != content.revision:
-                if head.md5 is not None and head.md5 == node.sent_md5:
-                    await self._own(content, head)
-                    return
-                if head.md5 is None or head.md5 != content.md5:  # not merely the same bytes uploaded anew
-                    self._split(node)
-                    return
-            self._cache.save_times(content)
-            self._cache.freeze(content)
             await self._complete(content)
-            patch = ItemPatch() if new is not None else self._outbox.patch(self._tree.get(node.inode))
-            mime_type = new.mime_type if new is not None else node.mime_type or mime_type_of(node.local_name)
-            transfer = Transfer(
-                self._drive, self._tree, content, new=new, file_id=_id_of(node, new), patch=patch, mime_type=mime_type
-            )
+            if head is not None and head.revision != content.revision and await self._meet(content, head):
+                return
+            async with content.lock:  # not in the middle of a write
+                transfer = self._snapshot(content, remote_id, mime_type)
             sent = await transfer.run()
             self._record(content, sent, current=transfer.current)
-        except SessionGone as error:
-            raise UploadSuperseded("the upload session is gone; beginning anew") from error
         finally:
             self._cache.close(content)
+
+    async def _meet(self, content: Content, head: RemoteItem) -> bool:
+        """Drive has another revision than ours began from. Returns whether there is nothing to be sent because of it."""
+        node = self._tree.get(content.inode)
+        if node.remote_id != head.id:
+            return True  # replaced meanwhile; the next step knows
+        if head.md5 is not None and head.md5 == node.sent_md5:
+            await self._own(content, head)
+            return True
+        if head.md5 is not None and head.md5 == content.md5:
+            return False  # merely the same bytes uploaded anew
+        self._split(node)
+        return True
+
+    def _snapshot(self, content: Content, remote_id: str, mime_type: str) -> Transfer:
+        """The content as it is now, to go to ``remote_id``; UploadSuperseded where that is not what is due any more."""
+        self._cache.save_times(content)
+        node = self._tree.get(content.inode)
+        step = self._outbox.next_step(node)
+        if node.remote_id != remote_id or node.content != content.id or step not in (Step.CREATE, Step.UPDATE_CONTENT):
+            raise UploadSuperseded("the file was deleted or replaced before its upload began")
+        self._cache.freeze(content)
+        new, patch = None, ItemPatch()
+        if step is Step.CREATE:
+            new = self._outbox.new_item(node, remote_id, mime_type)
+        else:
+            patch = self._outbox.patch(node)
+        return Transfer(self._drive, self._tree, content, new=new, file_id=remote_id, patch=patch, mime_type=mime_type)
 
     async def _complete(self, content: Content) -> None:
         """Holes are filled from the revision they belong to, because Drive takes whole files only."""
@@ -436,7 +506,7 @@ class Uploader:
         """One transaction: what Drive has now, and whether our content is that."""
         item = sent.item
         with self._tree.db.transaction():
-            self._apply(item)
+            self._answered(item)
             node = self._tree.find(content.inode)
             if node is None or node.remote_id != item.id:
                 self.rescan()  # a rename gave the item to another row while we were sending, and that row must go on
@@ -445,6 +515,8 @@ class Uploader:
             self._cache.mark_uploaded(content, item, sent.md5, current=current and matches)
         if current and not matches:
             raise ServerFault("Drive states another checksum than what was sent; sending again.", status=200)
+        if not current:
+            raise UploadSuperseded("the file changed while it was being uploaded")
 
     def _split(self, node: Node) -> None:
         theirs, copy_name = self._outbox.split_conflict(node)
@@ -460,12 +532,18 @@ class Uploader:
             ]
         )
 
-    def _gone(self, node: Node) -> None:
-        """Deleted for good on Drive while we had changes: they are sent as a new item."""
-        self._notify(self._merger.apply_gone(_id_of(node)))
+    def _gone(self, remote_id: str) -> None:
+        """Deleted for good on Drive: what the user has changed of it is sent as a new item."""
+        self._notify(self._merger.apply_gone(remote_id))
 
     def _apply(self, item: RemoteItem) -> None:
         self._notify(self._merger.apply(item))
+
+    def _answered(self, item: RemoteItem) -> None:
+        """Merge an item as Drive stated it after all that we sent of it."""
+        with self._tree.db.transaction():
+            self._apply(item)
+            self._outbox.answered(item.id)
 
     async def _take_id(self) -> str:
         async with self._ids_lock:
@@ -474,9 +552,7 @@ class Uploader:
             return self._ids.pop()
 
 
-def _id_of(node: Node, new: NewItem | None = None) -> str:
-    if new is not None:
-        return new.id
+def _id_of(node: Node) -> str:
     if node.remote_id is None:
         raise AssertionError(f"inode {node.inode} is said to exist on Drive but has no id")
     return node.remote_id

@@ -75,7 +75,7 @@ class Cache:
             generation = self._tree.get(inode).generation + 1
             self._tree.update(inode, content=content_id, content_dirty=1, generation=generation)
             fd = self._new_file(content_id, dirty=True)
-        content = Content(content_id, inode, fd, revision=None, md5=None, base_size=0, dirty=True)
+        content = Content(content_id, inode, fd, dirty=True)
         content.frozen_generation = False
         content.references = 1
         self._open[content_id] = content
@@ -106,9 +106,11 @@ class Cache:
             self._discard(node.content, node)
 
     def _begin_clean(self, node: Node) -> int:
-        row = {"inode": node.inode, "revision": node.remote_revision, "md5": node.remote_md5, "used_ms": _now_ms()}
+        size = node.remote_size or 0
+        row = {"inode": node.inode, "base_size": size, "dirty": 0, "used_ms": _now_ms()}
+        source = {"remote_id": node.remote_id, "revision": node.remote_revision, "md5": node.remote_md5, "remote_size": size}
         with self._db.transaction():
-            content_id = self._db.insert("content", row | {"base_size": node.remote_size or 0, "dirty": 0})
+            content_id = self._db.insert("content", row | source)
             self._tree.update(node.inode, content=content_id)
         return content_id
 
@@ -116,11 +118,14 @@ class Cache:
         row = self._db.execute("SELECT * FROM content WHERE id = ?", (content_id,)).fetchone()
         fd, damaged = self._open_file(content_id, dirty=bool(row["dirty"]), size=row["base_size"])
         if damaged:
+            self.clean_bytes -= self._held(content_id)
             self._db.execute("DELETE FROM extent WHERE content = ?", (content_id,))
-        values = {"revision": row["revision"], "md5": row["md5"], "base_size": row["base_size"], "dirty": bool(row["dirty"])}
-        content = Content(content_id, row["inode"], fd, **values)
+        values = {column: row[column] for column in ("remote_id", "revision", "md5", "remote_size", "base_size")}
+        content = Content(content_id, row["inode"], fd, dirty=bool(row["dirty"]), **values)
         for start, end in self._db.execute("SELECT start, end FROM extent WHERE content = ?", (content_id,)):
             content.present.add(start, end)
+        if content.size < content.base_size:  # a kill came between the cut of the file and that of the rows
+            self._cut(content)
         if _now_ms() - row["used_ms"] > _USED_RESOLUTION_MS:
             self._db.execute("UPDATE content SET used_ms = ? WHERE id = ?", (_now_ms(), content_id))
         self._open[content_id] = content
@@ -180,6 +185,8 @@ class Cache:
             raise PathError(errno.ESTALE)
         was_clean = not content.dirty
         with self._db.transaction():
+            if node.local_trashed and not node.unlinked:
+                self._tree.revive(content.inode)
             self._save_filled(content)
             if was_clean:
                 self._db.execute("UPDATE content SET dirty = 1 WHERE id = ?", (content.id,))
@@ -190,7 +197,7 @@ class Cache:
                 generation=node.generation + 1,
                 session_uri=None,
                 session_generation=None,
-                sequence=self._tree.next_sequence(),
+                sequence=self._tree.sequence_of_change(node),
             )
         if was_clean:
             self.clean_bytes -= content.present.size
@@ -217,17 +224,24 @@ class Cache:
     def truncate(self, content: Content, size: int) -> None:
         """Cut or extend; an extension reads as zeros and is local at once."""
         self.begin_change(content)
-        if size < content.base_size:
-            with self._db.transaction():
-                self._db.execute("UPDATE content SET base_size = ? WHERE id = ?", (size, content.id))
-                self._db.execute("DELETE FROM extent WHERE content = ? AND start >= ?", (content.id, size))
-                self._db.execute("UPDATE extent SET end = ? WHERE content = ? AND end > ?", (size, content.id, size))
-            content.base_size = size
-            content.present.truncate(size)
+        # The file before the rows: a file shorter than its base_size says by itself that a cut was under way, while rows that
+        # were cut before their file would call the old bytes, and the holes between them, local.
         with _translated(self._directory):
             os.ftruncate(content.fd, size)
         content.size = size
         content.mtime_ns = time.time_ns()
+        if size < content.base_size:
+            self._cut(content)
+
+    def _cut(self, content: Content) -> None:
+        """The file has become shorter than what it began with: nothing beyond its end is a hole of the revision any more."""
+        size = content.base_size = content.size
+        content.present.truncate(size)
+        content.unsaved.truncate(size)
+        with self._db.transaction():
+            self._db.execute("UPDATE content SET base_size = ? WHERE id = ?", (size, content.id))
+            self._db.execute("DELETE FROM extent WHERE content = ? AND start >= ?", (content.id, size))
+            self._db.execute("UPDATE extent SET end = ? WHERE content = ? AND end > ?", (size, content.id, size))
 
     def fill(self, content: Content, offset: int, data: bytes | memoryview) -> None:
         """Downloaded bytes of the content's revision: written into holes only."""
@@ -274,10 +288,16 @@ class Cache:
         if merged is None:
             return
         (new_start, new_end), replaced = merged
-        with self._db.transaction():
-            for old in replaced:
-                self._db.execute("DELETE FROM extent WHERE content = ? AND start = ?", (content.id, old.start))
-            self._db.execute("INSERT OR REPLACE INTO extent VALUES (?, ?, ?)", (content.id, new_start, new_end))
+        try:
+            with self._db.transaction():
+                for old in replaced:
+                    self._db.execute("DELETE FROM extent WHERE content = ? AND start = ?", (content.id, old.start))
+                self._db.execute("INSERT OR REPLACE INTO extent VALUES (?, ?, ?)", (content.id, new_start, new_end))
+        except BaseException:
+            # Unless memory says what the rows say, the next write here would be acknowledged without being recorded.
+            kept = [extent for extent in content.present if extent.start != new_start]
+            content.present = RangeSet([*kept, *replaced])
+            raise
 
     def _save_filled(self, content: Content) -> None:
         """Write the extents that changed. A row is keyed by its start, so merged neighbours are deleted."""
@@ -320,18 +340,31 @@ class Cache:
             self._db.execute("UPDATE content SET revision = ? WHERE id = ?", (item.revision, content.id))
             content.revision = item.revision
             return
+        was_dirty = content.dirty
+        size = content.size
         with self._db.transaction():
             self._db.execute("DELETE FROM extent WHERE content = ?", (content.id,))
-            if content.size:
-                self._db.execute("INSERT INTO extent VALUES (?, 0, ?)", (content.id, content.size))
-            sql = "UPDATE content SET dirty = 0, revision = ?, md5 = ?, base_size = ? WHERE id = ?"
-            self._db.execute(sql, (item.revision, md5, content.size, content.id))
-            self._tree.update(content.inode, content_dirty=0, session_uri=None, session_generation=None, size=content.size)
-        content.revision, content.md5, content.base_size, content.dirty = item.revision, md5, content.size, False
-        content.present = RangeSet([(0, content.size)])
+            if size:
+                self._db.execute("INSERT INTO extent VALUES (?, 0, ?)", (content.id, size))
+            sql = (
+                "UPDATE content SET dirty = 0, remote_id = ?, revision = ?, md5 = ?, remote_size = ?, base_size = ? WHERE id = ?"
+            )
+            self._db.execute(sql, (item.id, item.revision, md5, size, size, content.id))
+            self._tree.update(content.inode, content_dirty=0, session_uri=None, session_generation=None, size=size)
+            self._show_newer(content, item)
+        self.clean_bytes += size - (0 if was_dirty else content.present.size)
+        content.remote_id, content.revision, content.md5, content.remote_size = item.id, item.revision, md5, size
+        content.base_size, content.dirty = size, False
+        content.present = RangeSet([(0, size)])
         content.unsaved = RangeSet()
-        self.clean_bytes += content.size
-        self._move(content.id, dirty=False)
+        if was_dirty:
+            self._move(content.id, dirty=False)
+
+    def _show_newer(self, content: Content, item: RemoteItem) -> None:
+        """The feed may have told of a stranger's version newer than ``item`` before the answer to our upload came."""
+        node = self._tree.get(content.inode)
+        if node.remote_id == item.id and node.remote_revision != item.revision:
+            self._tree.update(node.inode, content=None, size=node.remote_size or 0)
 
     # -- checking --------------------------------------------------------------------------------------------------
 
@@ -370,7 +403,7 @@ class Cache:
             return
         if row["dirty"] and not (node is not None and node.local_trashed):
             raise AssertionError(f"content {content_id} is dirty and its item lives: it must not be discarded")
-        held = self._db.execute("SELECT coalesce(sum(end - start), 0) FROM extent WHERE content = ?", (content_id,)).fetchone()[0]
+        held = self._held(content_id)
         with self._db.transaction():
             self._db.execute("DELETE FROM extent WHERE content = ?", (content_id,))
             self._db.execute("DELETE FROM content WHERE id = ?", (content_id,))
@@ -382,6 +415,11 @@ class Cache:
                 os.unlink(self._path(content_id, dirty=dirty))
             except FileNotFoundError:
                 continue
+
+    def _held(self, content_id: int) -> int:
+        """Bytes that the rows call present."""
+        sql = "SELECT coalesce(sum(end - start), 0) FROM extent WHERE content = ?"
+        return int(self._db.execute(sql, (content_id,)).fetchone()[0])
 
     # -- recovery --------------------------------------------------------------------------------------------------
 

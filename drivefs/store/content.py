@@ -5,24 +5,44 @@ from __future__ import annotations
 import hashlib
 import os
 
+import trio
+
 from drivefs.base.ranges import Range, RangeSet
 
 __all__ = ["Content", "checksum"]
 
 
 class Content:
-    """A content file that somebody has open. Shared by all handles that see the same bytes; counted by ``references``."""
+    """A content file that somebody has open. Shared by all handles that see the same bytes; counted by ``references``.
+
+    Holes are filled from ``revision`` (``remote_size`` bytes, checksum ``md5``) of the item ``remote_id``.
+    """
 
     def __init__(
-        self, id_: int, inode: int, fd: int, *, revision: str | None, md5: str | None, base_size: int, dirty: bool
+        self,
+        id_: int,
+        inode: int,
+        fd: int,
+        *,
+        dirty: bool,
+        base_size: int = 0,
+        remote_id: str | None = None,
+        revision: str | None = None,
+        md5: str | None = None,
+        remote_size: int = 0,
     ) -> None:
         self.id = id_
         self.inode = inode
         self.fd = fd
+        self.remote_id = remote_id
         self.revision = revision
         self.md5 = md5
+        self.remote_size = remote_size
         self.base_size = base_size
         self.dirty = dirty
+        # Held while bytes are changed, and when an upload takes its snapshot: a large write awaits a thread between marking the
+        # content dirty and recording what was written, and an upload must begin before that or after.
+        self.lock = trio.Lock()
         self.size = os.fstat(fd).st_size
         self.present = RangeSet()
         self.references = 0

@@ -54,6 +54,7 @@ CREATE TABLE node (
     local_mode      INTEGER,               -- permission bits; NULL: the default of its kind
     local_trashed   INTEGER NOT NULL DEFAULT 0,
     deleted_ms      INTEGER,               -- when it was trashed, here or on Drive
+    unlinked        INTEGER NOT NULL DEFAULT 0,  -- the user deleted it here: what is still written to it is nobody's
 
     synced_parent   INTEGER,
     synced_name     TEXT,
@@ -84,13 +85,16 @@ CREATE TABLE node (
     session_uri     TEXT,                  -- resumable upload in progress (a secret)
     session_generation INTEGER,            -- the generation it carries; another one means it is void
     sent_md5        TEXT,                  -- of what the last upload carried: tells our own revision from a stranger's
+    sent            TEXT NOT NULL DEFAULT '',  -- fields of View (comma between) sent in a call whose answer we do not have: the
+                                           -- user's values stand whatever Drive states, and the row stays pending
     sequence        INTEGER NOT NULL DEFAULT 0,  -- order of local changes: deletions wait for what was changed before them
 
     pending INTEGER GENERATED ALWAYS AS (
-        inode > {LAST_VIRTUAL_INODE} AND local_parent IS NOT NULL AND CASE
-            WHEN NOT remote_exists THEN NOT local_trashed
+        inode > {LAST_VIRTUAL_INODE} AND CASE
+            -- With an id but not known to exist: a create whose answer was lost may have made it.
+            WHEN NOT remote_exists THEN NOT local_trashed OR remote_id IS NOT NULL
             WHEN local_trashed THEN NOT remote_trashed
-            ELSE content_dirty OR remote_trashed
+            ELSE content_dirty OR remote_trashed OR sent != ''
                  OR local_parent IS NOT remote_parent OR local_name IS NOT remote_name
                  OR local_mtime_ms IS NOT remote_mtime_ms OR local_mode IS NOT remote_mode
         END) VIRTUAL
@@ -100,12 +104,15 @@ CREATE INDEX node_remote_parent ON node (remote_parent);
 CREATE INDEX node_pending ON node (local_trashed, sequence) WHERE pending;
 
 -- One row for each content file (store/cache.py): clean/XX/ID or dirty/XX/ID. Bytes below base_size that no extent covers are
--- holes, to be filled from ``revision`` of the item; bytes at and beyond base_size are local. So base_size = 0 says: all local.
+-- holes, to be filled from ``revision`` of the item ``remote_id``, whatever item the inode has become since; bytes at and beyond
+-- base_size are local. So base_size = 0 says: all local.
 CREATE TABLE content (
     id        INTEGER PRIMARY KEY AUTOINCREMENT,
     inode     INTEGER NOT NULL,
-    revision  TEXT,                        -- NULL: the item had no content on Drive when this began
+    remote_id TEXT,                        -- NULL, like revision: the item had no content on Drive when this began
+    revision  TEXT,
     md5       TEXT,                        -- of the revision
+    remote_size INTEGER NOT NULL DEFAULT 0,  -- of the revision; base_size is less once the user has cut the file
     base_size INTEGER NOT NULL,
     dirty     INTEGER NOT NULL,            -- 1: holds bytes that exist nowhere else; never deleted, never evicted
     used_ms   INTEGER NOT NULL             -- last opened, for eviction

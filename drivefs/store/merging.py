@@ -8,14 +8,17 @@ get by id can say that an item is gone; that a listing lacks it, or that the ser
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cachetools import LRUCache
+
 from drivefs.base.model import Invalidation, Kind, RemoteItem
 from drivefs.store.names import legal_name
-from drivefs.store.tree import Node, Tree
+from drivefs.store.tree import MY_DRIVE_INODE, Node, Tree
 from drivefs.store.views import View, merge
 
 __all__ = ["LINK_PROPERTY", "MODE_PROPERTY", "Merger", "properties_of"]
@@ -67,13 +70,21 @@ class Merger:
         self._tree = tree
         # Folders being listed for the first time: a change below them must be kept although they are not listed yet.
         self.listing: set[int] = set()
+        # Versions of items we were told of and did not keep: a page of a listing may be older than what the feed said.
+        self._overlooked: LRUCache[str, float] = LRUCache(maxsize=10_000)
 
-    def apply(self, item: RemoteItem) -> list[Invalidation]:
-        """Merge one statement of the server; returns what the kernel must forget."""
+    def apply(self, item: RemoteItem, *, listed: bool = False) -> list[Invalidation]:
+        """Merge one statement of the server; returns what the kernel must forget.
+
+        listed: it comes from a listing, whose index lags and which has no order relative to the feed.
+        """
         tree = self._tree
         node = tree.by_remote_id(item.id)
         if node is not None and (node.is_virtual or (node.remote_exists and item.version < node.remote_version)):
             return []
+        if listed and item.version < self._overlooked.get(item.id, 0):
+            return []
+        self._overlooked.pop(item.id, None)
         parent = self._parent_inode(item)
         with tree.db.transaction():
             if node is None:
@@ -84,14 +95,19 @@ class Merger:
         """The item was deleted for good or access to it was lost; unsent changes of the user's make it be created anew."""
         tree = self._tree
         node = tree.by_remote_id(remote_id)
-        if node is None or node.is_virtual or not node.remote_exists:
+        self._overlooked[remote_id] = math.inf
+        if node is None or node.is_virtual:
+            return []
+        if not node.remote_exists:
+            if node.local_trashed:  # the create that may have made it never did
+                tree.update(node.inode, remote_id=None)
             return []
         with tree.db.transaction():
             if self._holds_unsent(node):
                 self._become_new(node)
                 return []
             now = time.time_ns() // 10**6
-            tree.update(node.inode, local_trashed=1, remote_trashed=1, synced_trashed=1, deleted_ms=now)
+            tree.update(node.inode, local_trashed=1, remote_trashed=1, synced_trashed=1, deleted_ms=now, listed=0)
             after = tree.get(node.inode)
             self._touch_folders(_place(node), _place(after))
             return self._invalidations(node, after, pages=False)
@@ -131,10 +147,10 @@ class Merger:
     def _insert(self, item: RemoteItem, parent: int | None) -> list[Invalidation]:
         """An item we never saw: shown where its folder is known and its other children are, or are being, learnt."""
         tree = self._tree
-        if parent is None or item.trashed:
-            return []
-        folder = tree.get(parent)
-        if folder.local_trashed or not (folder.listed or parent in self.listing):
+        folder = None if parent is None else tree.find(parent)
+        known = folder is not None and not folder.local_trashed and (folder.listed or parent in self.listing)
+        if folder is None or parent is None or item.trashed or not known:
+            self._overlooked[item.id] = item.version
             return []
         shown = tree.free_name(parent, legal_name(item.name, item.kind, item.mime_type))
         view = View(parent, item.name, item.modified_ms, _mode_of(item))
@@ -163,7 +179,7 @@ class Merger:
         tree = self._tree
         content_changed = item.revision != node.remote_revision
         theirs = View(parent, item.name, item.modified_ms, _mode_of(item), item.trashed)
-        local, synced = merge(node.local, node.synced, theirs)
+        local, synced = merge(node.local, node.synced, theirs, node.sent.split(","))
         if local.trashed and not node.local_trashed and self._holds_unsent(node):
             local = View(local.parent, local.name, local.mtime_ms, local.mode, trashed=False)
         columns = self._remote_columns(item, parent) | _columns("local", local) | _columns("synced", synced)
@@ -171,6 +187,7 @@ class Merger:
             columns["mtime_ns"] = local.mtime_ms * 10**6
         if local.trashed and not node.local_trashed:
             columns["deleted_ms"] = time.time_ns() // 10**6
+            columns["listed"] = 0  # nothing is learnt of its children while it is in the trash
         if content_changed and not node.content_dirty:
             # The cached content, if any, stays with those who have it open; the next open sees the new one.
             columns |= {"content": None, "size": item.size or 0}
@@ -200,7 +217,13 @@ class Merger:
         """Forget the Drive identity: the uploader will create the item again under a fresh id, and so its folder before it."""
         void = {"session_uri": None, "session_generation": None, "remote_version": 0, "remote_parent": None}
         gone = {"remote_id": None, "remote_exists": 0, "synced_name": None, "synced_mtime_ms": None, "remote_revision": None}
-        self._tree.update(node.inode, **void, **gone)
+        place: dict[str, Any] = {"sent_md5": None, "sent": "", "remote_trashed": 0, "local_trashed": 0}
+        if node.is_folder:
+            place["listed"] = 1  # what we have of it is all there will be
+        if node.local_parent is None:  # it was last in a folder that we do not know
+            shown = self._tree.free_name(MY_DRIVE_INODE, node.shown_name)
+            place |= {"local_parent": MY_DRIVE_INODE, "shown_name": shown}
+        self._tree.update(node.inode, **void, **gone, **place)
 
     def _touch_folders(self, before: _Place, after: _Place) -> None:
         if before != after:

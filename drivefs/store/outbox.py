@@ -10,7 +10,7 @@ from typing import Any
 
 from drivefs.base.model import ItemPatch, NewItem
 from drivefs.store.merging import properties_of
-from drivefs.store.names import unique_name
+from drivefs.store.names import legal_name, unique_name
 from drivefs.store.tree import Node, Tree
 
 __all__ = ["Outbox", "Step", "Unsent"]
@@ -49,12 +49,16 @@ class Outbox:
             return Step.NOTHING
         if node.local_trashed:
             return Step.TRASH
-        parent = self._tree.find(node.local_parent or 0)
-        if parent is None or not parent.remote_exists or parent.remote_trashed:
+        # An item that hangs in a folder we do not know stays there.
+        if (node.local_parent is not None or not node.remote_exists) and not self._has_parent(node):
             return Step.WAIT_FOR_PARENT
         if not node.remote_exists:
             return Step.CREATE
         return Step.UPDATE_CONTENT if node.content_dirty else Step.UPDATE_METADATA
+
+    def _has_parent(self, node: Node) -> bool:
+        parent = self._tree.find(node.local_parent or 0)
+        return bool(parent is not None and parent.remote_exists and not parent.remote_trashed)
 
     def new_item(self, node: Node, remote_id: str, mime_type: str) -> NewItem:
         """The metadata of a create. The id is written down first, so that a repeat after a crash cannot make a second item."""
@@ -64,24 +68,42 @@ class Outbox:
         return NewItem(remote_id, node.local_name, self._parent_id(node), mime_type, node.local_mtime_ms, properties)
 
     def patch(self, node: Node) -> ItemPatch:
-        """What differs. The time is always stated, because Drive sets its own with every other change."""
+        """What differs. The time is always stated, because Drive sets its own with every other change.
+
+        What is sent is written down first, and stands until ``answered``: the call may be applied and its answer lost.
+        """
         fields: dict[str, Any] = {"modified_ms": node.local_mtime_ms}
+        sent = {"mtime_ms", *filter(None, node.sent.split(","))}
         if node.local_name != node.remote_name:
             fields["name"] = node.local_name
+            sent.add("name")
         if node.local_mode != node.remote_mode:
             fields["app_properties"] = properties_of(node.local_mode, None)
+            sent.add("mode")
         if node.remote_trashed:
             fields["trashed"] = False
         if node.local_parent != node.remote_parent:
             old = self._tree.find(node.remote_parent) if node.remote_parent is not None else None
             fields |= {"add_parent": self._parent_id(node), "remove_parent": None if old is None else old.remote_id}
+            sent.add("parent")
+        self._tree.update(node.inode, sent=",".join(sorted(sent)))
         return ItemPatch(**fields)
+
+    def answered(self, remote_id: str) -> None:
+        """Drive has stated the item after everything we sent of it; to be called with the statement merged."""
+        node = self._tree.by_remote_id(remote_id)
+        if node is not None and node.sent:
+            self._tree.update(node.inode, sent="")
 
     def must_wait(self, deletion: Node, *, ignoring: set[int]) -> bool:
         """A deletion waits for older changes, so that ``cp a b; rm a`` never leaves Drive with neither.
 
-        ignoring: inodes that are stuck or still being written; a deletion must not wait for those for ever.
+        ignoring: inodes that are stuck or still being written; a deletion must not wait for those for ever. A folder waits
+        even for them where they still lie in it on Drive: they would be deleted with it.
         """
+        inside = "SELECT 1 FROM node WHERE remote_parent = ? AND pending AND local_trashed = 0 AND remote_exists LIMIT 1"
+        if deletion.is_folder and self._tree.db.execute(inside, (deletion.inode,)).fetchone():
+            return True
         sql = "SELECT inode FROM node WHERE pending AND local_trashed = 0 AND sequence < ? ORDER BY sequence LIMIT ?"
         older = self._tree.db.execute(sql, (deletion.sequence, len(ignoring) + 1))
         return any(row["inode"] not in ignoring for row in older)
@@ -93,12 +115,12 @@ class Outbox:
         """
         tree = self._tree
         parent = node.local_parent or 0
-        stem, extension = os.path.splitext(node.local_name)
+        stem, extension = os.path.splitext(node.shown_name)
         day = time.strftime("%Y-%m-%d %H.%M.%S", time.localtime())
-        wanted = f"{stem} (conflict {os.uname().nodename} {day}){extension}"
+        wanted = legal_name(f"{stem} (conflict {os.uname().nodename} {day}){extension}", node.kind, node.mime_type)
         copy_name = unique_name(wanted, lambda name: tree.child(parent, name) is not None)
         taken_over = (
-            "kind, remote_id, mime_type, created_ms, can_edit, shown_name, shortcut_target, remote_exists, remote_parent, "
+            "kind, remote_id, mime_type, created_ms, can_edit, shortcut_target, remote_exists, remote_parent, "
             "remote_name, remote_mtime_ms, remote_mode, remote_trashed, remote_size, remote_md5, remote_revision, remote_version"
         )
         row = dict(tree.db.execute(f"SELECT {taken_over} FROM node WHERE inode = ?", (node.inode,)).fetchone())
@@ -120,7 +142,12 @@ class Outbox:
                 session_uri=None,
                 session_generation=None,
                 sent_md5=None,
+                sent="",
             )
+            row["shown_name"] = legal_name(node.remote_name or "", node.kind, node.mime_type)
+            if node.remote_parent is not None:
+                row["shown_name"] = tree.free_name(node.remote_parent, row["shown_name"])
+                tree.touch_folder(node.remote_parent)
             theirs = tree.db.insert("node", row)
             tree.touch_folder(parent)
         return tree.get(theirs), copy_name

@@ -50,6 +50,7 @@ class Node:
     local_mode: int | None
     local_trashed: int
     deleted_ms: int | None
+    unlinked: int
     synced_parent: int | None
     synced_name: str | None
     synced_mtime_ms: int | None
@@ -76,6 +77,7 @@ class Node:
     session_uri: str | None
     session_generation: int | None
     sent_md5: str | None
+    sent: str
     sequence: int
     pending: int
 
@@ -196,10 +198,9 @@ class Tree:
         for row in self.db.execute(_SELECT + "WHERE pending ORDER BY sequence").fetchall():
             yield _to_node(row)
 
-    def oldest_pending_sequence(self) -> int | None:
-        """The order number of the oldest pending change that is not a deletion."""
-        row = self.db.execute("SELECT min(sequence) FROM node WHERE pending AND local_trashed = 0").fetchone()
-        return None if row[0] is None else int(row[0])
+    def count_pending(self) -> int:
+        """How many rows differ; cheap, so that it may be asked after each of many uploads."""
+        return int(self.db.execute("SELECT count(*) FROM node WHERE pending").fetchone()[0])
 
     def pending_below(self, folder: int) -> bool:
         """Whether something in or under ``folder`` has not reached the server."""
@@ -256,6 +257,13 @@ class Tree:
         self._sequence += 1
         return self._sequence
 
+    def sequence_of_change(self, node: Node) -> int:
+        """The order number of a change to ``node``: a change that joins an unsent one keeps that one's place in the order.
+
+        Otherwise ``cp a b; rm a; chmod b`` would let the deletion of a overtake the content of b.
+        """
+        return node.sequence if node.pending and not node.local_trashed else self.next_sequence()
+
     def free_name(self, parent: int, wanted: str, inode: int | None = None) -> str:
         """``wanted`` or a numbered variant that no other live child of ``parent`` shows."""
 
@@ -298,15 +306,16 @@ class Tree:
     def set_mode(self, node: Node, mode: int) -> None:
         bits = mode & 0o777
         stored = None if bits == DEFAULT_MODE[node.kind] else bits
-        self.update(node.inode, local_mode=stored, sequence=self.next_sequence())
+        self.update(node.inode, local_mode=stored, sequence=self.sequence_of_change(node))
 
     def set_mtime(self, node: Node, mtime_ns: int) -> None:
-        self.update(node.inode, mtime_ns=mtime_ns, local_mtime_ms=mtime_ns // 10**6, sequence=self.next_sequence())
+        self.update(node.inode, mtime_ns=mtime_ns, local_mtime_ms=mtime_ns // 10**6, sequence=self.sequence_of_change(node))
 
     def trash(self, node: Node) -> None:
         """The user deletes the item: it vanishes here at once, and goes to Drive's trash when its turn comes."""
         with self.db.transaction():
-            self.update(node.inode, local_trashed=1, deleted_ms=time.time_ns() // 10**6, sequence=self.next_sequence())
+            now = time.time_ns() // 10**6
+            self.update(node.inode, local_trashed=1, unlinked=1, deleted_ms=now, sequence=self.next_sequence())
             if node.local_parent is not None:
                 self.touch_folder(node.local_parent)
 
@@ -321,8 +330,27 @@ class Tree:
                 local_parent=parent,
                 local_name=node.local_name if keeps_name else chosen_name(shown_name, node.kind, node.mime_type),
                 shown_name=shown_name,
-                sequence=self.next_sequence(),
+                sequence=self.sequence_of_change(node),
             )
+
+    def revive(self, inode: int) -> None:
+        """Somebody else deleted the item or a folder above it, and it holds unsent bytes of the user's: bring all back."""
+        seen: set[int] = set()
+        node = self.find(inode)
+        with self.db.transaction():
+            while node is not None and not node.is_virtual and node.inode not in seen:
+                seen.add(node.inode)
+                if node.local_trashed:
+                    self._restore(node)
+                node = None if node.local_parent is None else self.find(node.local_parent)
+
+    def _restore(self, node: Node) -> None:
+        shown = node.shown_name
+        if node.local_parent is not None:
+            shown = self.free_name(node.local_parent, shown, node.inode)
+            self.touch_folder(node.local_parent)
+        sequence = self.next_sequence()
+        self.update(node.inode, local_trashed=0, unlinked=0, deleted_ms=None, shown_name=shown, sequence=sequence)
 
     def swap_identity(self, newcomer: Node, victim: Node) -> None:
         """Let ``newcomer``, about to replace ``victim`` under its name, become the new content of the same Drive item.
@@ -330,20 +358,21 @@ class Tree:
         So a program that saves by writing a temporary file and renaming it keeps the item's id, and with it links, shares and
         revisions. The two rows exchange what the server knows of them; each row's local view then says what is to be done.
         """
-        identity = [c for c in _COLUMNS if c.startswith(("remote_", "synced_"))] + ["created_ms", "sent_md5"]
+        identity = [c for c in _COLUMNS if c.startswith(("remote_", "synced_"))] + ["created_ms", "sent_md5", "sent"]
         ours = {column: getattr(newcomer, column) for column in identity}
         theirs = {column: getattr(victim, column) for column in identity}
         void = {"session_uri": None, "session_generation": None}
         with self.db.transaction():
             self.update(victim.inode, remote_id=None)
-            self.update(newcomer.inode, **theirs, **void)
-            self.update(victim.inode, **ours, **void)
+            # A new generation each: an upload of either that is being prepared must not be committed to what is now the other's.
+            self.update(newcomer.inode, **theirs, **void, generation=newcomer.generation + 1)
+            self.update(victim.inode, **ours, **void, generation=victim.generation + 1)
 
     def forget_old_deletions(self, before_ms: int) -> None:
         """Drop rows of completed deletions that are so old that no late listing can bring the item back.
 
         To be called before anything is open: rows of unlinked open files are still needed.
         """
-        done = "local_trashed AND NOT pending AND (remote_id IS NULL OR deleted_ms < ?)"
+        done = "local_trashed AND NOT pending AND content IS NULL AND (remote_id IS NULL OR deleted_ms < ?)"
         self._hot.clear()
         self.db.execute(f"DELETE FROM node WHERE {done}", (before_ms,))

@@ -1,8 +1,7 @@
 """Open files: handles, reading, writing, truncating, making durable. POSIX meaning on inodes.
 
-Lock rule: changes of one content's bytes are made under that content's lock, because a large write awaits a thread between
-marking the content dirty and recording what was written. Reads take no lock: they see each write whole or not at all up to the
-page, as from any local file system. No Drive call is made under the lock.
+Lock rule: changes of one content's bytes are made under that content's lock (store/content.py says why). Reads take no lock:
+they see each write whole or not at all up to the page, as from any local file system. No Drive call is made under the lock.
 Sources: open(2), read(2), write(2), ftruncate(2), fsync(2), close(2).
 """
 
@@ -47,7 +46,6 @@ class _Handle:
     """One open file description."""
 
     content: Content
-    lock: trio.Lock
     writable: bool
     append: bool
     window: Window = field(default_factory=Window)
@@ -64,7 +62,6 @@ class Files:
         self._read_only = read_only
         self._handles: dict[int, _Handle] = {}
         self._numbers = count(1)
-        self._locks: dict[int, trio.Lock] = {}
         # Handles by inode and content: two contents of one inode after a change on Drive while the older one is still open.
         self._shown: dict[int, Counter[int]] = {}
         # The content whose pages the kernel may hold, by inode.
@@ -94,8 +91,7 @@ class Files:
 
     def _register(self, content: Content, writable: bool, flags: int) -> int:
         number = next(self._numbers)
-        lock = self._locks.setdefault(content.id, trio.Lock())
-        self._handles[number] = _Handle(content, lock, writable, bool(flags & os.O_APPEND))
+        self._handles[number] = _Handle(content, writable, bool(flags & os.O_APPEND))
         self._shown.setdefault(content.inode, Counter())[content.id] += 1
         if writable:
             self._uploader.writer_opened(content.inode)
@@ -115,11 +111,11 @@ class Files:
         handle = self._handles.pop(number)
         content = handle.content
         self._forget_shown(content)
-        self._cache.close(content)
-        if not content.references:
-            self._locks.pop(content.id, None)
-        if handle.writable:
-            self._uploader.writer_closed(content.inode)
+        try:
+            self._cache.close(content)
+        finally:
+            if handle.writable:
+                self._uploader.writer_closed(content.inode)
 
     def _forget_shown(self, content: Content) -> None:
         shown = self._shown[content.inode]
@@ -184,8 +180,8 @@ class Files:
     async def write(self, number: int, offset: int, data: bytes) -> int:
         """Bytes written: all of them, or an error (ENOSPC where the cache's disk is full) and none that count."""
         handle = self._handle(number)
-        async with handle.lock:
-            content = handle.content
+        content = handle.content
+        async with content.lock:
             self._cache.begin_change(content)
             start = content.size if handle.append else offset
             try:
@@ -214,13 +210,10 @@ class Files:
             await self._truncate(content, size)
         finally:
             self._cache.close(content)
-            if not content.references:
-                self._locks.pop(content.id, None)
         self._uploader.schedule(inode)
 
     async def _truncate(self, content: Content, size: int) -> None:
-        lock = self._locks.setdefault(content.id, trio.Lock())
-        async with lock:
+        async with content.lock:
             self._cache.truncate(content, size)
         self._cache.save_times(content)
 

@@ -89,9 +89,13 @@ class Namespace:
             raise PathError(errno.ENOTDIR)
         await self._list(node.inode)
         node = self._existing(parent, name)
-        if self._tree.has_children(node.inode):
+        if not self._is_empty(node):
             raise PathError(errno.ENOTEMPTY)
         self._trash(node)
+
+    def _is_empty(self, folder: Node) -> bool:
+        """Known to be: while we waited for the listing of one folder, another may have come under its name."""
+        return bool(folder.listed) and not self._tree.has_children(folder.inode)
 
     def _trash(self, node: Node) -> None:
         self._tree.trash(node)
@@ -135,7 +139,7 @@ class Namespace:
             raise PathError(errno.ENOTDIR)
         if target.is_virtual:
             raise PathError(errno.EBUSY)
-        if target.is_folder and self._tree.has_children(target.inode):
+        if target.is_folder and not self._is_empty(target):
             raise PathError(errno.ENOTEMPTY)
 
     def _replace(self, node: Node, target: Node, new_parent: int, new_name: str) -> None:
