@@ -1,6 +1,6 @@
 """The TCP connection below a request, for what HTTP has no words for: to be reset, or to be closed in the middle of an answer.
 
-Every request's ASGI scope names its connection in ``extensions``. Whoever sends bytes past ASGI (straight to the transport) may do
+Every request's ASGI scope names its connection in ``extensions``. Who sends bytes past ASGI (straight to the transport) may do
 so only where ``connection_of`` finds one: a request whose answer is to be cut, slowed or altered is handed on without it.
 """
 
