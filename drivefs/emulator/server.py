@@ -1,7 +1,8 @@
 """``drivefs emulator``: the Drive v3 server as a process of its own.
 
-When it answers it prints one JSON line: ``{"url": ..., "pid": ..., "root_id": ..., "data": ...}``. SIGTERM and SIGINT end it with
-exit status 0. A data folder is used by one server at a time (flock on ``lock``); ``server.json`` in it says where that one is.
+When it answers it prints one JSON line: ``{"url": ..., "pid": ..., "root_id": ..., "data": ...}``, with the TLS door also
+``"tls_proxy"`` and ``"ca"``. SIGTERM and SIGINT end it with exit status 0. A data folder is used by one server at a time (flock
+on ``lock``); ``server.json`` in it says where that one is.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import ipaddress
 import json
 import os
 import signal
@@ -23,8 +25,10 @@ import click
 import uvicorn
 
 from drivefs.emulator.app import Emulator
+from drivefs.emulator.certificates import Authority, AuthorityError
 from drivefs.emulator.connection import Connection
 from drivefs.emulator.store import FREE_TIER, Store
+from drivefs.emulator.tlsdoor import TlsDoor
 
 __all__ = ["EXIT_IN_USE", "command", "main", "serve"]
 
@@ -48,9 +52,12 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, emulator: Emulator, idle_exit: float | None, ready: dict[str, Any]) -> None:
         super().__init__(config)
         self._emulator, self._idle_exit, self._ready = emulator, idle_exit, ready
+        self.door: tuple[TlsDoor, socket.socket] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self.door:
+            await self.door[0].open(self.door[1])
         if self.started:
             sys.stdout.write(json.dumps(self._ready) + "\n")
             sys.stdout.flush()
@@ -59,6 +66,11 @@ class _Server(uvicorn.Server):
         if self._idle_exit is not None and self._emulator.traffic.idle_seconds() >= self._idle_exit:
             return True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.door:
+            self.door[0].close()
+        await super().shutdown(sockets)
 
 
 def _lock_data(folder: Path) -> int:
@@ -144,27 +156,57 @@ def serve(
     idle_exit: float | None = None,
     tokens: tuple[str, ...] = (),
     storage_limit: int | None = FREE_TIER,
+    tls_proxy_port: int | None = None,
+    ca_dir: Path | None = None,
 ) -> None:
     """Serve until told to stop. data None: everything is in memory and in a temporary folder, and gone at the end.
 
+    tls_proxy_port None: no TLS door; 0: any free port. ca_dir None: the authority is kept in the data folder.
     Raises click.ClickException, with exit_code 8 where the data folder is in use.
     """
     data = data.absolute() if data else None
-    with _folder(data) as folder, _listen(host, port, _former_port(folder)) as listener:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_folder(data))
+        listener = stack.enter_context(_listen(host, port, _former_port(folder)))
+        tls = None
+        if tls_proxy_port is not None:
+            tls = _tls_parts(host, tls_proxy_port, ca_dir.absolute() if ca_dir else folder / "ca")
+            stack.enter_context(tls[1])
         store = Store.open(folder, in_memory=data is None, storage_limit=storage_limit)
         emulator = Emulator(store, frozenset(tokens))
         try:
-            name = f"[{host}]" if ":" in host else host
-            url = f"http://{name}:{listener.getsockname()[1]}"
+            url = _url(host, listener)
             ready = {"url": url, "pid": os.getpid(), "root_id": store.root_id, "data": str(data) if data else None}
+            if tls:
+                ready |= {"tls_proxy": _url(host, tls[1]), "ca": str(tls[0].path)}
             if data is not None:
                 _write_server_file(data, ready)
-            _run(emulator, listener, idle_exit, ready)
+            _run(emulator, listener, idle_exit, ready, tls)
         finally:
             emulator.close()
 
 
-def _run(emulator: Emulator, listener: socket.socket, idle_exit: float | None, ready: dict[str, Any]) -> None:
+def _url(host: str, listener: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
+def _tls_parts(host: str, port: int, folder: Path) -> tuple[Authority, socket.socket]:
+    """What the TLS door needs. It opens to this machine only: whoever reaches it is served as Google would be."""
+    if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+        raise _Refused(f"the TLS door opens to this machine only, not at {host}. Leave out --tls-proxy-port, or --host.")
+    try:
+        return Authority.open(folder), _listen(host, port, 0)
+    except AuthorityError as error:
+        raise _Refused(str(error)) from None
+
+
+def _run(
+    emulator: Emulator,
+    listener: socket.socket,
+    idle_exit: float | None,
+    ready: dict[str, Any],
+    tls: tuple[Authority, socket.socket] | None,
+) -> None:
     config = uvicorn.Config(
         emulator.wire,
         loop="asyncio",
@@ -180,6 +222,8 @@ def _run(emulator: Emulator, listener: socket.socket, idle_exit: float | None, r
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     server = _Server(config, emulator, idle_exit, ready)
+    if tls:
+        server.door = TlsDoor(tls[0], server), tls[1]
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal once more when it has shut down; to be told to stop is no failure.
         signal.signal(number, lambda *_: None)
@@ -199,11 +243,38 @@ def _run(emulator: Emulator, listener: socket.socket, idle_exit: float | None, r
 @click.option(
     "--storage-limit", default=FREE_TIER, show_default=True, type=click.IntRange(0), metavar="BYTES", help="0 = unlimited."
 )
+@click.option(
+    "--tls-proxy-port",
+    type=click.IntRange(0, 65535),
+    metavar="P",
+    help="Also listen here as https proxy for clients with compiled-in Google addresses; 0 takes any free port.",
+)
+@click.option(
+    "--ca-dir", type=click.Path(path_type=Path, file_okay=False), help="Where that proxy's certificate authority is kept."
+)
 def command(
-    host: str, port: int, data: Path | None, idle_exit: float | None, tokens: tuple[str, ...], storage_limit: int
+    host: str,
+    port: int,
+    data: Path | None,
+    idle_exit: float | None,
+    tokens: tuple[str, ...],
+    storage_limit: int,
+    tls_proxy_port: int | None,
+    ca_dir: Path | None,
 ) -> None:
     """Run a local Google Drive (API v3) for tests and first steps."""
-    serve(host, port, data, idle_exit=idle_exit, tokens=tokens, storage_limit=storage_limit or None)
+    if ca_dir is not None and tls_proxy_port is None:
+        raise _Refused("--ca-dir does nothing without --tls-proxy-port. Give both, or neither.")
+    serve(
+        host,
+        port,
+        data,
+        idle_exit=idle_exit,
+        tokens=tokens,
+        storage_limit=storage_limit or None,
+        tls_proxy_port=tls_proxy_port,
+        ca_dir=ca_dir,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

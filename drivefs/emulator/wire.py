@@ -86,6 +86,8 @@ def _from_a_web_page(scope: Scope) -> bool:
     host, origin = headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin", b"").decode("latin-1")
     if origin and origin.partition("://")[2] != host:
         return True
+    if scope["scheme"] == "https" and not scope["path"].startswith(_ADMIN):
+        return False  # through the TLS door, whose names are Google's; no browser trusts its certificate unasked
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
     return _is_loopback(scope.get("server")) and name != "localhost" and not _is_address(name.strip("[]"))
 
