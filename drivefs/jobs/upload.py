@@ -419,8 +419,8 @@ class Uploader:
         finally:
             self._cache.close(content)
 
-    async def _own(self, content: Content, item: RemoteItem) -> None:
-        """``item`` is what an upload of ours made whose answer was lost; where the file is still that, nothing is left to do."""
+    async def _own(self, content: Content, item: RemoteItem) -> bool:
+        """``item`` is what an upload of ours made whose answer was lost. False: the file was changed since, so send it now."""
         async with content.lock:
             self._cache.save_times(content)
             self._cache.freeze(content)
@@ -432,6 +432,7 @@ class Uploader:
             current = md5 == item.md5 and node.generation == generation and node.content == content.id
             if node.remote_id == item.id:
                 self._cache.mark_uploaded(content, item, item.md5 or "", current=current)
+        return current or node.remote_id != item.id
 
     async def _check_parent(self, node: Node) -> None:
         """404 for a create speaks of the folder: learn whether it is really gone, so that it will be made anew first."""
@@ -475,8 +476,7 @@ class Uploader:
         if node.remote_id != head.id:
             return True  # replaced meanwhile; the next step knows
         if head.md5 is not None and head.md5 == node.sent_md5:
-            await self._own(content, head)
-            return True
+            return await self._own(content, head)
         if head.md5 is not None and head.md5 == content.md5:
             return False  # merely the same bytes uploaded anew
         self._split(node)

@@ -16,11 +16,13 @@ Everything here is synchronous and runs on the trio thread, but for ``sync`` and
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from drivefs.base.errors import CacheUnusable, LocalDiskFull, PathError
@@ -31,6 +33,8 @@ from drivefs.store.db import Database
 from drivefs.store.tree import Node, Tree
 
 __all__ = ["Cache"]
+
+log = logging.getLogger(__name__)
 
 _USED_RESOLUTION_MS: Final = 60_000
 _DEFAULT_LIMIT: Final = 50 * 10**9
@@ -426,6 +430,7 @@ class Cache:
     def recover(self) -> list[tuple[Node, str]]:
         """After a start, before anything is open: what a kill left half-done. Returns unsent files whose content is missing."""
         self._discard_superseded()
+        self._sort_files()
         lost: list[tuple[Node, str]] = []
         for node in list(self._tree.pending()):
             if node.content_dirty and node.content is not None and not self._recover_size(node):
@@ -437,6 +442,29 @@ class Cache:
                  WHERE n.inode IS NULL AND NOT c.dirty OR n.local_trashed OR n.content IS NOT c.id AND NOT c.dirty"""
         for row in self._db.execute(sql).fetchall():
             self._discard(row["id"], self._tree.find(row["inode"]))
+
+    def _sort_files(self) -> None:
+        """Bring each file to where its row says, and remove what has no row: a kill came between the one and the other."""
+        rows = {int(row["id"]): bool(row["dirty"]) for row in self._db.execute("SELECT id, dirty FROM content")}
+        sequence = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'content'").fetchone()
+        given_out = 0 if sequence is None else int(sequence["seq"])
+        for dirty in (False, True):
+            for path in list((self._db.cache_dir / ("dirty" if dirty else "clean")).glob("*/*")):
+                number = int(path.name)
+                if number in rows:
+                    if rows[number] != dirty:
+                        self._move(number, dirty=not dirty)
+                elif not dirty or number <= given_out or not path.stat().st_size:
+                    path.unlink()
+                else:
+                    self._put_aside(path)
+
+    def _put_aside(self, path: Path) -> None:
+        """Unsent bytes of a database that is gone. Nobody may come to write over them, so they are kept under another name."""
+        place = self._db.cache_dir / "lost+found" / f"{time.time_ns()}-{path.name}"
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        path.rename(place)
+        log.error("unsent content that no file belongs to was found; it is kept as %s", place)
 
     def _recover_size(self, node: Node) -> bool:
         """The length of an unsent file is the length of its content file: writes after the last close are kept too."""
