@@ -82,7 +82,7 @@ def check_cache(cache_dir: Path) -> None:
         Cache(db, Tree(db)).check_invariants()
         rows = {(int(row["id"]), bool(row["dirty"])) for row in db.execute("SELECT id, dirty FROM content")}
     files = {(int(path.name), kind == "dirty") for kind in ("clean", "dirty") for path in (cache_dir / kind).glob("*/*")}
-    assert files == rows, "content rows and content files differ"
+    assert files == rows, f"files without a row: {files - rows}, rows without a file: {rows - files}"
 
 
 class Mount:
