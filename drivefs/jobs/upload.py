@@ -386,10 +386,15 @@ class Uploader:
         await self._check_parent(node)
 
     async def _create(self, node: Node) -> None:
+        # Under an id that was used before, an earlier create may have succeeded: asked first, because another attempt with other
+        # bytes would overwrite the note (sent_md5) by which what the first one made is known as ours.
+        if node.remote_id is not None and await self._adopt(node.inode, node.remote_id):
+            return
         remote_id = node.remote_id or await self._take_id()
         current = self._tree.get(node.inode)
         if self._outbox.next_step(current) is not Step.CREATE:
-            self._ids.append(remote_id)
+            if node.remote_id is None:  # never used, so it may serve another
+                self._ids.append(remote_id)
             return
         mime_type = {Kind.FOLDER: FOLDER_MIME, Kind.SYMLINK: SYMLINK_MIME}.get(node.kind) or mime_type_of(node.local_name)
         new = self._outbox.new_item(current, remote_id, mime_type)
@@ -401,23 +406,28 @@ class Uploader:
             else:
                 await self._send_content(current, remote_id, mime_type)
         except IdInUse:
-            await self._adopt(node.inode, remote_id)
+            if not await self._adopt(node.inode, remote_id):
+                raise
         except RemoteNotFound:
             await self._check_parent(node)
             raise
 
-    async def _adopt(self, inode: int, remote_id: str) -> None:
-        """An earlier create with this id had succeeded and its answer was lost: what it made is ours."""
-        item = await self._drive.get(remote_id)
+    async def _adopt(self, inode: int, remote_id: str) -> bool:
+        """Whether an earlier create with this id had succeeded and only its answer was lost; then what it made is ours."""
+        try:
+            item = await self._drive.get(remote_id)
+        except RemoteNotFound:
+            return False
         node = self._tree.get(inode)
         if node.content is None or not node.content_dirty or item.md5 != node.sent_md5:
             self._apply(item)  # where somebody has changed it since, that is a conflict, which the next step sees
-            return
+            return True
         content = self._cache.open(inode)
         try:
             await self._own(content, item)
         finally:
             self._cache.close(content)
+        return True
 
     async def _own(self, content: Content, item: RemoteItem) -> bool:
         """``item`` is what an upload of ours made whose answer was lost. False: the file was changed since, so send it now."""

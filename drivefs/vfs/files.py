@@ -181,6 +181,8 @@ class Files:
         """Bytes written: all of them, or an error (ENOSPC where the cache's disk is full) and none that count."""
         handle = self._handle(number)
         content = handle.content
+        if not data:
+            return 0  # write(2): nothing is changed, the length neither
         async with content.lock:
             self._cache.begin_change(content)
             start = content.size if handle.append else offset
