@@ -9,7 +9,8 @@ from collections.abc import Awaitable
 import pytest
 
 from drivefs.base.errors import PathError
-from drivefs.store.tree import DEFAULT_MODE, Kind
+from drivefs.base.model import Kind
+from drivefs.store.tree import DEFAULT_MODE
 from tests.model.schedule import FAR, Entry, Model, Open, Operation, Schedule, Step
 from tests.support.world import World
 
@@ -23,7 +24,7 @@ OPERATIONS: dict[str, Operation] = {}
 
 
 def operation(function: Operation) -> Operation:
-    OPERATIONS[function.__name__] = function  # type: ignore[attr-defined]
+    OPERATIONS[function.__name__] = function
     return function
 
 

@@ -97,7 +97,7 @@ class _Killer:
                 self._tick()
             return execute(db, sql, parameters)
 
-        system = {name: self._before(getattr(os, name)) for name in ("rename", "ftruncate", "pwrite", "unlink")}
+        system: dict[str, Any] = {n: self._before(getattr(os, n)) for n in ("rename", "ftruncate", "pwrite", "unlink")}
         with mock.patch.multiple(os, **system), mock.patch.object(Database, "execute", counted):
             yield
 
