@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from starlette.requests import Request
@@ -24,6 +24,7 @@ __all__ = ["Admin"]
 class Admin:
     def __init__(self, store: Store, traffic: Traffic, sessions: Sessions, gate: Gate) -> None:
         self._store, self._traffic, self._sessions, self._gate = store, traffic, sessions, gate
+        self.on_reset: Callable[[], None] = lambda: None
 
     def routes(self) -> list[Route]:
         return [
@@ -68,6 +69,7 @@ class Admin:
         await self._sessions.reset()
         self._store.reset()
         self._traffic.reset()
+        self.on_reset()
         return JSONResponse({"root_id": self._store.root_id})
 
     async def expire(self, _request: Request) -> Response:

@@ -12,6 +12,8 @@ from drivefs.emulator.auth import Gate
 from drivefs.emulator.batch import Batch
 from drivefs.emulator.calls import Calls
 from drivefs.emulator.errors import ApiError, PlainError, internal_error, not_routed, respond
+from drivefs.emulator.faults.control import FaultControl
+from drivefs.emulator.faults.setup import FaultOptions, fault_wire
 from drivefs.emulator.listing import natural_key
 from drivefs.emulator.query import install_functions
 from drivefs.emulator.store import Store
@@ -24,7 +26,7 @@ __all__ = ["Emulator"]
 class Emulator:
     """One emulated Drive behind an ASGI door (``wire``)."""
 
-    def __init__(self, store: Store, tokens: frozenset[str] = frozenset()) -> None:
+    def __init__(self, store: Store, tokens: frozenset[str] = frozenset(), faults: FaultOptions | None = None) -> None:
         install_functions(store.connection)
         store.connection.create_function("natural_key", 1, natural_key, deterministic=True)
         self.store = store
@@ -38,8 +40,11 @@ class Emulator:
         routes = [*calls.routes(), *self._uploads.routes(), *batch.routes(), token_door, *admin.routes()]
         handlers = {ApiError: respond, PlainError: respond, 404: not_routed, 405: not_routed, Exception: internal_error}
         app = Starlette(routes=routes, exception_handlers=handlers)
-        batch.app = app
-        self.wire = Wire(app, self.traffic)
+        door = fault_wire(app, store, self.traffic, gate, self._uploads.sessions, faults or FaultOptions())
+        app.routes.extend(FaultControl(door).routes())
+        admin.on_reset = door.rewind
+        batch.app = door
+        self.wire = Wire(door, self.traffic)
 
     async def _token(self, request: Request) -> Response:
         self.traffic.count("oauth2.token", "POST /token")

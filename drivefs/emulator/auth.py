@@ -62,6 +62,11 @@ class Gate:
         """From now on ``token`` is refused, wherever it came from."""
         self._store.connection.execute("INSERT OR REPLACE INTO tokens (token, expires_ms, scopes) VALUES (?, 0, '')", (token,))
 
+    def expire(self, token: str) -> None:
+        """Let one token from the token endpoint expire now. Others, which need not be known here, stay good."""
+        now = self._store.clock()
+        self._store.connection.execute("UPDATE tokens SET expires_ms = ? WHERE token = ? AND expires_ms > ?", (now, token, now))
+
     def expire_issued(self) -> int:
         """Expire every token that the token endpoint gave out. Returns how many were good until now."""
         now = self._store.clock()

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from drivefs.emulator import resources
 from drivefs.emulator.errors import invalid_value, missing_drive
+from drivefs.emulator.faults import lag
 from drivefs.emulator.fields import Mask, apply, covers, sub
 from drivefs.emulator.paging import Parameters, open_token, seal_token
 from drivefs.emulator.store import Store
@@ -29,11 +30,21 @@ def _bounds(store: Store) -> tuple[int, int]:
     return row["first_change"], row["last_change"]
 
 
+def _select(store: Store, statement: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+    """Rows as the feed knows them, which may lag behind."""
+    return store.connection.execute(lag.feed(store.connection, store.clock(), statement), values).fetchall()
+
+
+def _end(store: Store) -> int:
+    """The number of the change that will come next, as far as the feed knows."""
+    return lag.feed_end(store.connection, store.clock(), *_bounds(store))
+
+
 def start_token(store: Store, parameters: Parameters) -> dict[str, Any]:
     """The answer to changes.getStartPageToken."""
     if drive_id := parameters.text("driveId"):
         raise missing_drive(drive_id)
-    answer = {"kind": "drive#startPageToken", "startPageToken": str(_bounds(store)[1] + 1)}
+    answer = {"kind": "drive#startPageToken", "startPageToken": str(_end(store))}
     filtered: dict[str, Any] = apply(answer, parameters.mask("StartPageToken", "kind,startPageToken"))
     return filtered
 
@@ -49,7 +60,8 @@ def _position(store: Store, parameters: Parameters) -> int:
 
 
 def _entry(store: Store, row: sqlite3.Row, mask: Mask) -> dict[str, Any]:
-    item = None if row["removed"] else store.item(row["id"])
+    known = None if row["removed"] else _select(store, "SELECT * FROM items WHERE id = ?", (row["id"],))
+    item = known[0] if known else None
     entry: dict[str, Any] = {
         "kind": "drive#change",
         "changeType": "file",
@@ -71,17 +83,18 @@ def list_changes(store: Store, parameters: Parameters) -> dict[str, Any]:
     if drive_id := parameters.text("driveId"):
         raise missing_drive(drive_id)
     position, include_removed = _position(store, parameters), parameters.boolean("includeRemoved", True)
-    rows = store.connection.execute(
+    rows = _select(
+        store,
         "SELECT id, change, change_ms, 0 AS removed FROM items WHERE change >= ?1"
         " UNION ALL SELECT id, change, change_ms, 1 FROM tombstones WHERE change >= ?1 AND ?2"
         " ORDER BY change LIMIT ?3",
         (position, include_removed, size + 1),
-    ).fetchall()
+    )
     answer: dict[str, Any] = {"kind": "drive#changeList"}
     if len(rows) > size:
         answer["nextPageToken"] = seal_token(store, "changes.list", parameters, rows[size]["change"])
     else:
-        answer["newStartPageToken"] = str(_bounds(store)[1] + 1)
+        answer["newStartPageToken"] = str(max(position, _end(store)))  # never back, also where the feed lags
     answer = apply(answer, mask)
     if (changes_mask := sub(mask, "changes")) is not None:
         answer["changes"] = [_entry(store, row, changes_mask) for row in rows[:size]]

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from drivefs.emulator import resources
 from drivefs.emulator.errors import ApiError, bad_request, invalid_value, missing_drive
+from drivefs.emulator.faults import lag
 from drivefs.emulator.fields import covers, sub
 from drivefs.emulator.paging import Parameters, open_token, seal_token
 from drivefs.emulator.query import compile_query
@@ -115,9 +116,8 @@ def list_files(store: Store, parameters: Parameters) -> dict[str, Any]:
     values = [value for _, some in conditions for value in some]
     order = ", ".join(f"{key.sql}{' DESC' if key.descending else ''}" for key in keys)
     columns = ", ".join(["items.*", *(f"{key.sql} AS key_{index}" for index, key in enumerate(keys))])
-    rows = store.connection.execute(
-        f"SELECT {columns} FROM items WHERE {where} ORDER BY {order} LIMIT ?", (*values, size + 1)
-    ).fetchall()
+    select = f"SELECT {columns} FROM items WHERE {where} ORDER BY {order} LIMIT ?"
+    rows = store.connection.execute(lag.listing(store.connection, store.clock(), select), (*values, size + 1)).fetchall()
     answer: dict[str, Any] = {}
     if len(rows) > size and sub(mask, "nextPageToken") is not None:
         position = [rows[size - 1][f"key_{index}"] for index in range(len(keys))]

@@ -190,8 +190,8 @@ def about(store: Store, fields: str) -> dict[str, Any]:
     """The about resource. ``limit`` is absent where storage is unlimited."""
     usage, trashed = store.usage()
     quota = {"usage": str(usage), "usageInDrive": str(usage), "usageInDriveTrash": str(trashed)}
-    if store.storage_limit is not None:
-        quota["limit"] = str(store.storage_limit)
+    if (limit := store.limit) is not None:
+        quota["limit"] = str(limit)
     resource = {
         "kind": "drive#about",
         "user": ACCOUNT,

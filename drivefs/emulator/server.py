@@ -27,6 +27,9 @@ import uvicorn
 from drivefs.emulator.app import Emulator
 from drivefs.emulator.certificates import Authority, AuthorityError
 from drivefs.emulator.connection import Connection
+from drivefs.emulator.faults.quota import MODELS
+from drivefs.emulator.faults.rules import RuleError
+from drivefs.emulator.faults.setup import FaultOptions
 from drivefs.emulator.store import FREE_TIER, Store
 from drivefs.emulator.tlsdoor import TlsDoor
 
@@ -158,6 +161,7 @@ def serve(
     storage_limit: int | None = FREE_TIER,
     tls_proxy_port: int | None = None,
     ca_dir: Path | None = None,
+    faults: FaultOptions | None = None,
 ) -> None:
     """Serve until told to stop. data None: everything is in memory and in a temporary folder, and gone at the end.
 
@@ -173,7 +177,7 @@ def serve(
             tls = _tls_parts(host, tls_proxy_port, ca_dir.absolute() if ca_dir else folder / "ca")
             stack.enter_context(tls[1])
         store = Store.open(folder, in_memory=data is None, storage_limit=storage_limit)
-        emulator = Emulator(store, frozenset(tokens))
+        emulator = _emulator(store, tokens, faults or FaultOptions())
         try:
             url = _url(host, listener)
             ready = {"url": url, "pid": os.getpid(), "root_id": store.root_id, "data": str(data) if data else None}
@@ -184,6 +188,14 @@ def serve(
             _run(emulator, listener, idle_exit, ready, tls)
         finally:
             emulator.close()
+
+
+def _emulator(store: Store, tokens: tuple[str, ...], faults: FaultOptions) -> Emulator:
+    try:
+        return Emulator(store, frozenset(tokens), faults)
+    except RuleError as error:
+        store.close()
+        raise _Refused(str(error)) from None
 
 
 def _url(host: str, listener: socket.socket) -> str:
@@ -252,6 +264,14 @@ def _run(
 @click.option(
     "--ca-dir", type=click.Path(path_type=Path, file_okay=False), help="Where that proxy's certificate authority is kept."
 )
+@click.option("--faults", type=click.Path(path_type=Path), metavar="FILE", help="Rules (TOML, or .json), re-read when changed.")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Of everything that is left to chance.")
+@click.option("--latency", default="none", show_default=True, type=click.Choice(["none", "drive"]), help="drive = as Google's.")
+@click.option("--quota", default="none", show_default=True, type=click.Choice(["none", *MODELS]), help="Calls a minute.")
+@click.option("--quota-scale", default=1.0, type=click.FloatRange(0, min_open=True), metavar="F", help="Multiplies that quota.")
+@click.option(
+    "--upload-limit", type=click.IntRange(1), metavar="BYTES", help="In 24 hours. Default with a quota: 750 GB times F."
+)
 def command(
     host: str,
     port: int,
@@ -261,6 +281,8 @@ def command(
     storage_limit: int,
     tls_proxy_port: int | None,
     ca_dir: Path | None,
+    faults: Path | None,
+    **habits: Any,
 ) -> None:
     """Run a local Google Drive (API v3) for tests and first steps."""
     if ca_dir is not None and tls_proxy_port is None:
@@ -274,6 +296,7 @@ def command(
         storage_limit=storage_limit or None,
         tls_proxy_port=tls_proxy_port,
         ca_dir=ca_dir,
+        faults=FaultOptions(faults, **habits),
     )
 
 

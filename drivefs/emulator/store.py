@@ -13,6 +13,7 @@ from typing import Final
 from drivefs.emulator import db
 from drivefs.emulator.content import ContentFolder
 from drivefs.emulator.errors import ApiError, not_found
+from drivefs.emulator.faults.conditions import conditions
 from drivefs.emulator.values import IdMint
 
 __all__ = ["FREE_TIER", "SESSION_LIFETIME_MS", "Store"]
@@ -102,9 +103,14 @@ class Store:
         row = self.connection.execute("SELECT usage, usage_trashed FROM drive").fetchone()
         return row["usage"], row["usage_trashed"]
 
+    @property
+    def limit(self) -> int | None:
+        """The storage limit as it shows now: a Drive that is to seem full has as much as is used."""
+        return self.usage()[0] if conditions().full else self.storage_limit
+
     def check_room(self, more: int) -> None:
         """Raise where ``more`` bytes would not fit."""
-        if self.storage_limit is not None and more > 0 and self.usage()[0] + more > self.storage_limit:
+        if more > 0 and (limit := self.limit) is not None and self.usage()[0] + more > limit:
             raise ApiError(403, "storageQuotaExceeded", "The user's Drive storage quota has been exceeded.", domain="usageLimits")
 
     def unlink_unused(self, blobs: list[str | None]) -> None:
