@@ -176,8 +176,8 @@ class _Daemon:
             async with trio.open_nursery() as nursery:
                 ended = trio.Event()
                 await nursery.start(self._answer_kernel, ended)
-                notifier.start()
                 await trio.to_thread.run_sync(os.listdir, mountpoint)
+                notifier.start()  # not before the kernel has introduced itself, which the first answer proves
                 await trio.to_thread.run_sync(fuse.tune, mountpoint)
                 yield ended
                 nursery.cancel_scope.cancel()

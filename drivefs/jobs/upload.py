@@ -13,7 +13,8 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -97,6 +98,7 @@ class Uploader:
         self._writers: Counter[int] = Counter()
         self._failures: dict[int, _Failure] = {}
         self._waiting_for_parent: dict[int, set[int]] = {}
+        self._items: dict[str, trio.Lock] = {}
         self._deletions: list[tuple[int, int]] = []
         self._drains = 0
         self._ids: list[str] = []
@@ -247,7 +249,7 @@ class Uploader:
 
     def _wait_for_parent(self, node: Node) -> None:
         """The folder goes first; one that was deleted on Drive comes back, because what waits for it is the user's."""
-        parent = self._tree.find(node.local_parent or 0)
+        parent = self._tree.find(self._outbox.awaited(node) or 0)
         if parent is None:
             return
         self._waiting_for_parent.setdefault(parent.inode, set()).add(node.inode)
@@ -342,7 +344,27 @@ class Uploader:
             if now == before:
                 raise ServerFault("Drive does not keep what it was told; it will be told again.", status=200)
             before = now
-            await self._take(step, node)
+            async with self._alone(node.remote_id):
+                node = self._tree.find(inode)
+                if node is not None and self._outbox.next_step(node) is step and node.remote_id == now[3]:
+                    await self._take(step, node)
+
+    @asynccontextmanager
+    async def _alone(self, remote_id: str | None) -> AsyncIterator[None]:
+        """One call at a time for each item, although a rename may give an item to another row while its old row is being sent.
+
+        Otherwise the older bytes could come last, and of two revisions only one would be known as ours after a kill.
+        """
+        if remote_id is None:  # nobody else can have it
+            yield
+            return
+        lock = self._items.setdefault(remote_id, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and not lock.statistics().tasks_waiting:
+                self._items.pop(remote_id, None)
 
     async def _take(self, step: Step, node: Node) -> None:
         if step is Step.TRASH:

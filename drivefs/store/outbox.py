@@ -49,16 +49,45 @@ class Outbox:
             return Step.NOTHING
         if node.local_trashed:
             return Step.TRASH
-        # An item that hangs in a folder we do not know stays there.
-        if (node.local_parent is not None or not node.remote_exists) and not self._has_parent(node):
+        if self.awaited(node) is not None:
             return Step.WAIT_FOR_PARENT
         if not node.remote_exists:
             return Step.CREATE
         return Step.UPDATE_CONTENT if node.content_dirty else Step.UPDATE_METADATA
 
-    def _has_parent(self, node: Node) -> bool:
+    def awaited(self, node: Node) -> int | None:
+        """The folder that must be dealt with before ``node``, which is not trashed, can go to its place, if there is one."""
+        if node.local_parent is None and node.remote_exists:
+            return None  # an item that hangs in a folder we do not know stays there
         parent = self._tree.find(node.local_parent or 0)
-        return bool(parent is not None and parent.remote_exists and not parent.remote_trashed)
+        if parent is None or not parent.remote_exists or parent.remote_trashed:
+            return node.local_parent or 0
+        if node.is_folder and node.remote_exists and self._holds_remotely(node.inode, parent):
+            return self._first_to_move(parent)
+        return None
+
+    def _holds_remotely(self, folder: int, node: Node | None) -> bool:
+        """Whether on Drive ``node`` still lies in ``folder``, or is it: Drive refuses to move a folder into itself."""
+        seen: set[int] = set()
+        while node is not None and node.inode not in seen:
+            if node.inode == folder:
+                return True
+            seen.add(node.inode)
+            node = self._tree.find(node.remote_parent or 0)
+        return False
+
+    def _first_to_move(self, folder: Node | None) -> int | None:
+        """The lowest of ``folder`` and those above it that is to leave its place on Drive.
+
+        Here nothing lies in itself, so waiting for folders above never goes in a circle.
+        """
+        seen: set[int] = set()
+        while folder is not None and folder.inode not in seen:
+            if folder.local_parent != folder.remote_parent and folder.pending:
+                return folder.inode
+            seen.add(folder.inode)
+            folder = self._tree.find(folder.local_parent or 0)
+        return None
 
     def new_item(self, node: Node, remote_id: str, mime_type: str) -> NewItem:
         """The metadata of a create. The id is written down first, so that a repeat after a crash cannot make a second item."""
