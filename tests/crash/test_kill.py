@@ -167,7 +167,7 @@ def restart(mount: Mount, chance: random.Random) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("seed", [4, 5, 6])
 def test_kills_at_random_moments(seed: int, mount: Mount, server: Server, home: Path) -> None:
     """Twelve kills under three writers, some with a second kill during recovery; every comparison with the model is exact."""
     chance = random.Random(seed)

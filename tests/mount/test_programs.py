@@ -330,6 +330,24 @@ def test_short_lived_files_cost_no_upload(mount: Mount, server: Server) -> None:
     assert server.paths().keys() == {"a10"}
 
 
+def test_folders_change_places(mount: Mount, server: Server) -> None:
+    """Folders move into what had been inside them, before any of it is sent: Drive follows without a refused call."""
+    for n in range(10):
+        (mount.my / f"{n}" / "b" / "c").mkdir(parents=True)
+    mount.flush()
+    ids = {path: item["id"] for path, item in server.paths().items()}
+    mount.remount("--upload-delay", "600")
+    wanted: dict[str, str] = {}
+    for n in range(10):
+        os.rename(mount.my / f"{n}" / "b", mount.my / f"b{n}")
+        os.rename(mount.my / f"{n}", mount.my / f"b{n}" / "c" / "a")
+        os.rename(mount.my / f"b{n}" / "c", mount.my / f"c{n}")
+        os.rename(mount.my / f"b{n}", mount.my / f"c{n}" / "a" / "b")
+        wanted |= {f"c{n}": f"{n}/b/c", f"c{n}/a": f"{n}", f"c{n}/a/b": f"{n}/b"}
+    mount.flush()
+    assert {path: item["id"] for path, item in server.paths().items()} == {new: ids[old] for new, old in wanted.items()}
+
+
 def test_log_that_stays_open(mount: Mount, server: Server) -> None:
     """A program appends to a log for long: a reader beside it sees each line at once, and after close Drive has all of them."""
     path = mount.my / "train.log"
