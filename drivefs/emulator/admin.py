@@ -43,7 +43,7 @@ class Admin:
         children: dict[str, list[sqlite3.Row]] = {}
         for row in self._store.connection.execute("SELECT * FROM items WHERE NOT trashed ORDER BY name, seq"):
             children.setdefault(row["parent"], []).append(row)
-        pending = [("", row) for row in reversed(children.get(self._store.root_id, ()))]
+        pending = [("", row) for row in reversed(children.get(self._store.account.root_id, ()))]
         while pending:
             above, row = pending.pop()
             path = f"{above}{row['name']}"
@@ -70,7 +70,7 @@ class Admin:
         self._store.reset()
         self._traffic.reset()
         self.on_reset()
-        return JSONResponse({"root_id": self._store.root_id})
+        return JSONResponse({"root_id": self._store.account.root_id})
 
     async def expire(self, _request: Request) -> Response:
         """Let every token from /token expire now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from drivefs.emulator.admin import Admin
 from drivefs.emulator.auth import Gate
@@ -15,7 +15,9 @@ from drivefs.emulator.errors import ApiError, PlainError, internal_error, not_ro
 from drivefs.emulator.faults.control import FaultControl
 from drivefs.emulator.faults.setup import FaultOptions, fault_wire
 from drivefs.emulator.listing import natural_key
+from drivefs.emulator.others import Others
 from drivefs.emulator.query import install_functions
+from drivefs.emulator.sharing import Sharing
 from drivefs.emulator.store import Store
 from drivefs.emulator.uploads import Uploads
 from drivefs.emulator.wire import Traffic, Wire
@@ -37,13 +39,15 @@ class Emulator:
         admin = Admin(store, self.traffic, self._uploads.sessions, gate)
         batch = Batch(self.traffic)
         token_door = Route("/token", self._token, methods=["POST"])
-        routes = [*calls.routes(), *self._uploads.routes(), *batch.routes(), token_door, *admin.routes()]
+        others, sharing = Others(store), Sharing(calls)
+        routes: list[BaseRoute] = [*calls.routes(), *self._uploads.routes(), *batch.routes(), token_door, *admin.routes()]
+        routes += [*sharing.routes(), *others.routes()]
         handlers = {ApiError: respond, PlainError: respond, 404: not_routed, 405: not_routed, Exception: internal_error}
         app = Starlette(routes=routes, exception_handlers=handlers)
         door = fault_wire(app, store, self.traffic, gate, self._uploads.sessions, faults or FaultOptions())
         app.routes.extend(FaultControl(door).routes())
         admin.on_reset = door.rewind
-        batch.app = door
+        batch.app, others.app = door, app
         self.wire = Wire(door, self.traffic)
 
     async def _token(self, request: Request) -> Response:

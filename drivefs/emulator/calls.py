@@ -11,20 +11,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from drivefs.emulator import changes, items, placement, resources, revisions
+from drivefs.emulator import access, changes, drives, items, placement, resources, revisions
 from drivefs.emulator.auth import Gate
 from drivefs.emulator.discovery import document_for, fields_of
-from drivefs.emulator.errors import ApiError, bad_request, invalid_value, missing_drive
+from drivefs.emulator.errors import ApiError, bad_request, invalid_value
 from drivefs.emulator.fields import apply, covers, sub
+from drivefs.emulator.identity import FLAGGED, carried_out_for, identify
 from drivefs.emulator.listing import list_files
 from drivefs.emulator.media import media_response
 from drivefs.emulator.metadata import parse_json, parse_metadata
 from drivefs.emulator.paging import Parameters, open_token, seal_token
+from drivefs.emulator.restrictions import may_download
 from drivefs.emulator.store import Store
 from drivefs.emulator.values import is_docs_type
 from drivefs.emulator.wire import Traffic
 
-__all__ = ["Calls", "Handler", "json_response", "read_body"]
+__all__ = ["Calls", "Handler", "json_body", "json_response", "read_body"]
 
 Handler: TypeAlias = Callable[[Request, Parameters], Awaitable[Response]]
 _BODY_LIMIT: Final = 1 << 20
@@ -50,7 +52,7 @@ async def read_body(request: Request, most: int = _BODY_LIMIT) -> bytes:
     return bytes(body)
 
 
-async def _json_body(request: Request) -> dict[str, Any]:
+async def json_body(request: Request) -> dict[str, Any]:
     raw = await read_body(request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if raw and kind != "application/json":
@@ -72,9 +74,11 @@ class Calls:
         async def endpoint(request: Request) -> Response:
             parameters = Parameters(request.query_params)
             suffix = "_media" if parameters.wants_media and verb == "GET" else ""
-            self.traffic.count(name + suffix, f"{request.method} {path}")
-            if needs_token:
-                self.gate.check(request)
+            if not carried_out_for(request):
+                self.traffic.count(name + suffix, f"{request.method} {path}")
+                if needs_token:
+                    self.gate.check(request)
+            identify(self.store, request, flagged=name in FLAGGED)
             return await handler(request, parameters)
 
         return Route(path, endpoint, methods=[verb])
@@ -86,8 +90,6 @@ class Calls:
             route("GET", "/drive/v3/about", "about.get", self.about),
             route("GET", "/drive/v3/changes/startPageToken", "changes.getStartPageToken", self.start_page_token),
             route("GET", "/drive/v3/changes", "changes.list", self.list_changes),
-            route("GET", "/drive/v3/drives", "drives.list", self.list_drives),
-            route("GET", "/drive/v3/drives/{drive_id}", "drives.get", self.get_drive),
             route("GET", files, "files.list", self.list),
             route("POST", files, "files.create", self.create),
             route("GET", files + "/generateIds", "files.generateIds", self.generate_ids),
@@ -122,14 +124,6 @@ class Calls:
     async def list_changes(self, _request: Request, parameters: Parameters) -> Response:
         return json_response(changes.list_changes(self.store, parameters), parameters)
 
-    async def list_drives(self, _request: Request, parameters: Parameters) -> Response:
-        parameters.page_size(10, 100)
-        answer = {"kind": "drive#driveList", "drives": []}
-        return json_response(apply(answer, parameters.mask("DriveList", "*")), parameters)
-
-    async def get_drive(self, request: Request, _parameters: Parameters) -> Response:
-        raise missing_drive(request.path_params["drive_id"])
-
     async def list(self, _request: Request, parameters: Parameters) -> Response:
         return json_response(list_files(self.store, parameters), parameters)
 
@@ -149,11 +143,13 @@ class Calls:
     async def get(self, request: Request, parameters: Parameters) -> Response:
         row = self.store.item(request.path_params["file_id"])
         if not parameters.wants_media:
-            return json_response(resources.file(row, parameters.mask("File", resources.DEFAULT_FILE)), parameters)
+            return json_response(resources.file(self.store, row, parameters.mask("File", resources.DEFAULT_FILE)), parameters)
         revision = self._content(row)
         return media_response(request, self.store.content, revision["blob"], revision["size"], row["mime_type"])
 
     def _content(self, row: Any, revision_id: str = "head") -> Any:
+        if not may_download(self.store, row):
+            raise ApiError(403, "cannotDownloadFile", "This file cannot be downloaded by the user.")
         if row["head_revision"] is None:
             export = " Use Export with Docs Editors files." if is_docs_type(row["mime_type"]) else ""
             message = f"Only files with binary content can be downloaded.{export}"
@@ -162,36 +158,43 @@ class Calls:
 
     async def create(self, request: Request, parameters: Parameters) -> Response:
         mask = parameters.mask("File", resources.DEFAULT_FILE)
-        values = parse_metadata(await _json_body(request), fields_of("File"), creating=True)
-        return json_response(resources.file(items.create(self.store, values), mask), parameters)
+        values = parse_metadata(await json_body(request), fields_of("File"), creating=True)
+        return json_response(resources.file(self.store, items.create(self.store, values), mask), parameters)
 
     async def update(self, request: Request, parameters: Parameters) -> Response:
         mask = parameters.mask("File", resources.DEFAULT_FILE)
-        values = parse_metadata(await _json_body(request), fields_of("File"), creating=False)
+        values = parse_metadata(await json_body(request), fields_of("File"), creating=False)
         add, remove = parameters.id_list("addParents"), parameters.id_list("removeParents")
         row = items.update(self.store, request.path_params["file_id"], values, add_parents=add, remove_parents=remove)
-        return json_response(resources.file(row, mask), parameters)
+        return json_response(resources.file(self.store, row, mask), parameters)
 
     async def delete(self, request: Request, _parameters: Parameters) -> Response:
         placement.delete(self.store, request.path_params["file_id"])
         return Response(status_code=204)
 
     async def empty_trash(self, _request: Request, parameters: Parameters) -> Response:
-        if drive_id := parameters.text("driveId"):
-            raise missing_drive(drive_id)
-        placement.empty_trash(self.store)
+        drive_id = parameters.text("driveId")
+        if drive_id:
+            access.demand(self.store, self.store.item(drives.find(self.store, drive_id)["id"]), access.ORGANIZER)
+        placement.empty_trash(self.store, drive_id)
         return Response(status_code=204)
 
     async def copy(self, request: Request, parameters: Parameters) -> Response:
         mask = parameters.mask("File", resources.DEFAULT_FILE)
-        values = parse_metadata(await _json_body(request), fields_of("File"), creating=True)
+        values = parse_metadata(await json_body(request), fields_of("File"), creating=True)
         row = items.copy(self.store, request.path_params["file_id"], values, keep=parameters.boolean("keepRevisionForever"))
-        return json_response(resources.file(row, mask), parameters)
+        return json_response(resources.file(self.store, row, mask), parameters)
+
+    def _with_history(self, request: Request) -> Any:
+        """The item of a request for revisions, which readers may not see."""
+        row = self.store.item(request.path_params["file_id"])
+        self._content(row)
+        access.demand(self.store, row, access.WRITER)
+        return row
 
     async def list_revisions(self, request: Request, parameters: Parameters) -> Response:
         mask = parameters.mask("RevisionList", f"kind,nextPageToken,revisions({_DEFAULT_REVISION})")
-        row, size = self.store.item(request.path_params["file_id"]), parameters.page_size(200, 1000)
-        self._content(row)
+        row, size = self._with_history(request), parameters.page_size(200, 1000)
         call = f"revisions.list {row['id']}"
         token = parameters.text("pageToken")
         after = open_token(self.store, call, parameters, token) if token else 0
@@ -203,31 +206,31 @@ class Calls:
             answer["nextPageToken"] = seal_token(self.store, call, parameters, rows[size - 1]["seq"])
         answer = apply(answer, mask)
         if covers(mask, "revisions"):
-            answer["revisions"] = [resources.revision(one, sub(mask, "revisions") or {}) for one in rows[:size]]
+            answer["revisions"] = [resources.revision(self.store, one, sub(mask, "revisions") or {}) for one in rows[:size]]
         return json_response(answer, parameters)
 
     async def get_revision(self, request: Request, parameters: Parameters) -> Response:
-        row = self.store.item(request.path_params["file_id"])
+        row = self._with_history(request)
         revision = self._content(row, request.path_params["revision_id"])
         if parameters.wants_media:
             return media_response(request, self.store.content, revision["blob"], revision["size"], revision["mime_type"])
-        return json_response(resources.revision(revision, parameters.mask("Revision", _DEFAULT_REVISION)), parameters)
+        return json_response(resources.revision(self.store, revision, parameters.mask("Revision", _DEFAULT_REVISION)), parameters)
 
     async def update_revision(self, request: Request, parameters: Parameters) -> Response:
         mask = parameters.mask("Revision", _DEFAULT_REVISION)
-        body = await _json_body(request)
+        body = await json_body(request)
         if set(body) - {"keepForever"} or not isinstance(body.get("keepForever", False), bool):
             raise invalid_value("keepForever")
-        row = self.store.item(request.path_params["file_id"])
+        row = self._with_history(request)
         revision = self._content(row, request.path_params["revision_id"])
         with self.store.transaction():
             if "keepForever" in body:
                 revisions.keep(self.store, row, revision, body["keepForever"])
                 items.touch(self.store, row["id"])
-        return json_response(resources.revision(self._content(row, revision["id"]), mask), parameters)
+        return json_response(resources.revision(self.store, self._content(row, revision["id"]), mask), parameters)
 
     async def delete_revision(self, request: Request, _parameters: Parameters) -> Response:
-        row = self.store.item(request.path_params["file_id"])
+        row = self._with_history(request)
         revision = self._content(row, request.path_params["revision_id"])
         with self.store.transaction():
             blob = revisions.delete(self.store, row, revision)

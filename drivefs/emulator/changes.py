@@ -7,11 +7,13 @@ Source: https://developers.google.com/workspace/drive/api/reference/rest/v3/chan
 
 from __future__ import annotations
 
+import re
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, Final
 
-from drivefs.emulator import resources
-from drivefs.emulator.errors import invalid_value, missing_drive
+from drivefs.emulator import access, drives, resources
+from drivefs.emulator.errors import bad_request, invalid_value
 from drivefs.emulator.faults import lag
 from drivefs.emulator.fields import Mask, apply, covers, sub
 from drivefs.emulator.paging import Parameters, open_token, seal_token
@@ -20,6 +22,7 @@ from drivefs.emulator.values import format_time
 
 __all__ = ["list_changes", "start_token"]
 
+_DRIVE_ID: Final = re.compile(r"0A\w{14}PVA", re.ASCII)
 _DEFAULT: Final = (
     f"kind,nextPageToken,newStartPageToken,changes(kind,changeType,type,time,removed,fileId,file({resources.DEFAULT_FILE}))"
 )
@@ -30,7 +33,7 @@ def _bounds(store: Store) -> tuple[int, int]:
     return row["first_change"], row["last_change"]
 
 
-def _select(store: Store, statement: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+def _select(store: Store, statement: str, values: Sequence[Any]) -> list[sqlite3.Row]:
     """Rows as the feed knows them, which may lag behind."""
     return store.connection.execute(lag.feed(store.connection, store.clock(), statement), values).fetchall()
 
@@ -42,11 +45,31 @@ def _end(store: Store) -> int:
 
 def start_token(store: Store, parameters: Parameters) -> dict[str, Any]:
     """The answer to changes.getStartPageToken."""
-    if drive_id := parameters.text("driveId"):
-        raise missing_drive(drive_id)
-    answer = {"kind": "drive#startPageToken", "startPageToken": str(_end(store))}
+    answer = {"kind": "drive#startPageToken", "startPageToken": _token(store, parameters)}
     filtered: dict[str, Any] = apply(answer, parameters.mask("StartPageToken", "kind,startPageToken"))
     return filtered
+
+
+def _drive_mark(store: Store, parameters: Parameters) -> int:
+    """0, or what tells the tokens of a shared drive from those of the account and of other drives."""
+    drive_id = parameters.text("driveId")
+    if not drive_id:
+        return 0
+    mark = int(drives.find(store, drive_id)["seq"])
+    if not parameters.boolean("supportsAllDrives"):
+        raise bad_request(
+            "supportsAllDrives must be true where driveId is given.", location="supportsAllDrives", reason="invalid"
+        )
+    return mark
+
+
+def _token(store: Store, parameters: Parameters, position: int = 0) -> str:
+    """The number of the change that will come next, never before ``position``.
+
+    A shared drive's tokens have its mark in front of ten digits.
+    """
+    mark, after = _drive_mark(store, parameters), max(position, _end(store))
+    return f"{mark}{after:010d}" if mark else str(after)
 
 
 def _position(store: Store, parameters: Parameters) -> int:
@@ -54,6 +77,10 @@ def _position(store: Store, parameters: Parameters) -> int:
     if not (token.isascii() and token.isdigit()):
         return int(open_token(store, "changes.list", parameters, token))
     first, last = _bounds(store)
+    mark = str(_drive_mark(store, parameters) or "")
+    if mark and not (len(token) == len(mark) + 10 and token.startswith(mark)):
+        raise invalid_value("pageToken")
+    token = token[len(mark) :]
     if len(token) > 18 or not first <= int(token) <= last + 1:
         raise invalid_value("pageToken")
     return int(token)
@@ -62,6 +89,8 @@ def _position(store: Store, parameters: Parameters) -> int:
 def _entry(store: Store, row: sqlite3.Row, mask: Mask) -> dict[str, Any]:
     known = None if row["removed"] else _select(store, "SELECT * FROM items WHERE id = ?", (row["id"],))
     item = known[0] if known else None
+    if (item is not None and item["drive"] == item["id"]) or _DRIVE_ID.fullmatch(row["id"]):
+        return _drive_entry(store, row, mask)
     entry: dict[str, Any] = {
         "kind": "drive#change",
         "changeType": "file",
@@ -72,29 +101,66 @@ def _entry(store: Store, row: sqlite3.Row, mask: Mask) -> dict[str, Any]:
     }
     filtered: dict[str, Any] = apply(entry, mask)
     if item is not None and (file_mask := sub(mask, "file")) is not None:
-        filtered["file"] = resources.file(item, file_mask)
+        filtered["file"] = resources.file(store, item, file_mask)
     return filtered
+
+
+def _drive_entry(store: Store, row: sqlite3.Row, mask: Mask) -> dict[str, Any]:
+    """A shared drive was made, renamed, joined, left or deleted."""
+    entry: dict[str, Any] = {
+        "kind": "drive#change",
+        "changeType": "drive",
+        "type": "teamDrive",
+        "time": format_time(row["change_ms"]),
+        "removed": bool(row["removed"]),
+        "driveId": row["id"],
+        "teamDriveId": row["id"],
+    }
+    filtered: dict[str, Any] = apply(entry, mask)
+    if not row["removed"] and (drive_mask := sub(mask, "drive")) is not None:
+        filtered["drive"] = drives.resource(store, drives.find(store, row["id"]), drive_mask)
+    return filtered
+
+
+def _removals(store: Store, position: int, drive_id: str, everywhere: bool) -> list[tuple[str, list[Any]]]:
+    """What is gone for the caller: deletions (of the main account's items), and accesses lost."""
+    parts: list[tuple[str, list[Any]]] = []
+    if store.me.owner is None and not drive_id:
+        parts.append(("SELECT id, change, change_ms, 1 FROM tombstones WHERE change >= ?", [position]))
+    if store.several:
+        losses = "SELECT item, change, change_ms, 1 FROM losses WHERE change >= ? AND user = ?"
+        parts.append((losses, [position, drive_id or store.me.id]))
+        if everywhere and not drive_id:
+            member = "user IN (SELECT drives.id FROM drives JOIN permissions ON item = drives.id AND permissions.id = ?)"
+            parts.append(
+                (f"SELECT item, change, change_ms, 1 FROM losses WHERE change >= ? AND {member}", [position, store.me.id])
+            )
+    return parts
+
+
+def _rows(store: Store, parameters: Parameters, position: int, most: int) -> list[sqlite3.Row]:
+    everywhere = parameters.boolean("includeItemsFromAllDrives") and parameters.boolean("supportsAllDrives")
+    drive_id = parameters.text("driveId")
+    seen, values = access.visible(store, drives=everywhere, drive_id=drive_id)
+    parts = [(f"SELECT id, change, change_ms, 0 AS removed FROM items WHERE change >= ? AND {seen}", [position, *values])]
+    if parameters.boolean("includeRemoved", True):
+        parts += _removals(store, position, drive_id, everywhere)
+    sql = " UNION ALL ".join(part for part, _ in parts)
+    wanted = [value for _, some in parts for value in some]
+    return _select(store, f"{sql} ORDER BY change LIMIT ?", (*wanted, most))
 
 
 def list_changes(store: Store, parameters: Parameters) -> dict[str, Any]:
     """The answer to changes.list."""
     mask = parameters.mask("ChangeList", _DEFAULT)
     size = parameters.page_size(100, 1000, with_parents=covers(mask, "changes", "file", "parents"))
-    if drive_id := parameters.text("driveId"):
-        raise missing_drive(drive_id)
-    position, include_removed = _position(store, parameters), parameters.boolean("includeRemoved", True)
-    rows = _select(
-        store,
-        "SELECT id, change, change_ms, 0 AS removed FROM items WHERE change >= ?1"
-        " UNION ALL SELECT id, change, change_ms, 1 FROM tombstones WHERE change >= ?1 AND ?2"
-        " ORDER BY change LIMIT ?3",
-        (position, include_removed, size + 1),
-    )
+    position = _position(store, parameters)
+    rows = _rows(store, parameters, position, size + 1)
     answer: dict[str, Any] = {"kind": "drive#changeList"}
     if len(rows) > size:
         answer["nextPageToken"] = seal_token(store, "changes.list", parameters, rows[size]["change"])
     else:
-        answer["newStartPageToken"] = str(max(position, _end(store)))  # never back, also where the feed lags
+        answer["newStartPageToken"] = _token(store, parameters, position)
     answer = apply(answer, mask)
     if (changes_mask := sub(mask, "changes")) is not None:
         answer["changes"] = [_entry(store, row, changes_mask) for row in rows[:size]]

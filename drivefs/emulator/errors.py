@@ -87,7 +87,7 @@ def not_found(file_id: str, what: str = "File", location: str = "fileId") -> Api
 
 
 def missing_drive(drive_id: str) -> ApiError:
-    """Shared drives are not emulated yet: there are none."""
+    """There is none, or the caller is no member."""
     return not_found(drive_id, "Shared drive", "driveId")
 
 

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from drivefs.emulator import revisions
+from drivefs.emulator import access, documents, revisions
 from drivefs.emulator.content import EMPTY, Landed
 from drivefs.emulator.errors import ApiError, bad_request, not_permitted, not_writable
 from drivefs.emulator.metadata import EXTRA_FIELDS, merge_properties
-from drivefs.emulator.placement import folder, inherit_trashed, new_parent
+from drivefs.emulator.placement import check_limits, folder, inherit_trashed, new_parent
+from drivefs.emulator.restrictions import check_change, may_add, may_download, noting_losses, stored_restriction
 from drivefs.emulator.store import Store
 from drivefs.emulator.values import FOLDER, SHORTCUT, is_docs_type, is_google_type
 
@@ -59,7 +60,7 @@ def _new_id(store: Store, wanted: str | None, mime_type: str) -> str:
         return store.ids.make(kind)
     if is_docs_type(mime_type):
         raise ApiError(403, "forbidden", "Generated IDs are not supported for Docs Editors formats.")
-    if store.find(wanted) or store.connection.execute("SELECT 1 FROM tombstones WHERE id = ?", (wanted,)).fetchone():
+    if store.row(wanted) or store.connection.execute("SELECT 1 FROM tombstones WHERE id = ?", (wanted,)).fetchone():
         raise ApiError(
             409, "fileIdInUse", "A file already exists with the provided ID.", location="file.id", location_type="other"
         )
@@ -86,19 +87,23 @@ def check_create(
 ) -> _Plan:
     """Whether an item may be created as asked. media_size None: there is no media, or its size is not known yet."""
     mime_type = values.get("mimeType") or media_type or "application/octet-stream"
-    if media_type is not None and is_google_type(mime_type):
+    if media_type is not None and is_google_type(mime_type) and not documents.importable(media_type, mime_type):
         raise bad_request("Content cannot be uploaded to an item of this type.", location="mimeType")
     parents = values.get("parents") or ["root"]
     if len(parents) > 1:
         raise ApiError(403, "cannotAddParent", "Increasing the number of parents is not allowed")
+    parent = folder(store, parents[0])
+    access.demand_parent(store, parent)
+    check_limits(store, parent)
     plan = _Plan(
         _new_id(store, values.get("id"), mime_type),
         values.get("name", "Untitled"),
         mime_type,
-        folder(store, parents[0]),
+        parent,
         _shortcut_target(store, values, mime_type),
     )
-    store.check_room(media_size or 0)
+    if parent["drive"] is None:
+        store.check_room(media_size or 0)
     return plan
 
 
@@ -114,25 +119,30 @@ def create(store: Store, values: Mapping[str, Any], content: NewContent | None =
         _insert(store, plan, values)
         if content is None and not is_google_type(plan.mime_type):
             content = NewContent(None, EMPTY)
-        if content is not None:
+        if content is not None and is_google_type(plan.mime_type):
+            documents.put(store, plan.id, content.blob)
+        elif content is not None:
             _add_revision(store, plan.id, content, plan.mime_type, values.get("originalFilename", plan.name))
-        return store.item(plan.id)
+        row = store.item(plan.id)
+    if content is not None and is_google_type(plan.mime_type):
+        store.unlink_unused([content.blob])
+    return row
 
 
 def _insert(store: Store, plan: _Plan, values: Mapping[str, Any]) -> None:
-    now = store.clock()
+    now, drive = store.clock(), plan.parent["drive"]
     extra = {field: values[field] for field in EXTRA_FIELDS & set(values) if values[field] is not None}
     store.connection.execute(
         "INSERT INTO items (id, name, name_folded, mime_type, parent, trashed, created_ms, modified_ms, viewed_ms, change,"
-        " change_ms, starred, shortcut_target, shortcut_mime_type, app_properties, properties, extra)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " change_ms, starred, shortcut_target, shortcut_mime_type, app_properties, properties, extra, owner, drive, modified_by)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             plan.id, plan.name, plan.name.casefold(), plan.mime_type, plan.parent["id"], plan.parent["trashed"],
             values.get("createdTime", now), values.get("modifiedTime", now), values.get("viewedByMeTime"),
             store.next_change(), now, values.get("starred", False),
             plan.target and plan.target["id"], plan.target and plan.target["mime_type"],
             merge_properties("{}", values.get("appProperties")), merge_properties("{}", values.get("properties")),
-            json.dumps(extra, ensure_ascii=False),
+            json.dumps(extra, ensure_ascii=False), "" if drive else store.me.owner, drive, store.me.owner,
         ),
     )  # fmt: skip
 
@@ -145,20 +155,27 @@ def _add_revision(store: Store, item_id: str, content: NewContent, mime_type: st
 
 
 def check_update(
-    store: Store, item_id: str, values: Mapping[str, Any], *, media: bool, media_size: int | None = None
+    store: Store,
+    item_id: str,
+    values: Mapping[str, Any],
+    *,
+    media: bool,
+    media_size: int | None = None,
+    media_type: str | None = None,
 ) -> sqlite3.Row:
     """Whether the item may be changed as asked (moves aside). Returns its row."""
     row = store.item(item_id)
-    if row["id"] == store.root_id and (set(values) - {"starred", "viewedByMeTime"} or media):
+    check_change(store, row, values, media)
+    if store.is_root(row) and (set(values) - {"starred", "viewedByMeTime"} or media):
         raise not_permitted()
-    if media and is_google_type(row["mime_type"]):
+    if media and is_google_type(row["mime_type"]) and not documents.importable(media_type or "", row["mime_type"]):
         raise bad_request("Content cannot be uploaded to an item of this type.", location="fileId")
     changed_type = values.get("mimeType", row["mime_type"]) != row["mime_type"]
     if changed_type and (not media or is_google_type(values["mimeType"])):
         raise not_writable()
     if "originalFilename" in values and row["head_revision"] is None:
         raise not_writable()
-    if media and media_size is not None:
+    if media and media_size is not None and row["drive"] is None:
         store.check_room(media_size - (row["size"] or 0))
     return row
 
@@ -176,12 +193,18 @@ def update(
     doomed: list[str | None] = []
     with store.transaction():
         media = content is not None
-        row = check_update(store, item_id, values, media=media, media_size=content.landed.size if content else None)
-        if row["id"] == store.root_id and (add_parents or remove_parents):
+        row = check_update(
+            store, item_id, values,
+            media=media, media_size=content.landed.size if content else None, media_type=content.mime_type if content else None,
+        )  # fmt: skip
+        if store.is_root(row) and (add_parents or remove_parents):
             raise not_permitted()
         parent = new_parent(store, row, add_parents, remove_parents)
         columns = _changed_columns(store, row, values, parent)
-        if content is not None:
+        if content is not None and is_google_type(row["mime_type"]):
+            documents.put(store, row["id"], content.blob)
+            doomed = [content.blob]
+        elif content is not None:
             filename = values.get("originalFilename") or row["original_filename"]
             _add_revision(store, row["id"], content, values.get("mimeType") or content.mime_type or row["mime_type"], filename)
             doomed = revisions.purge(store, row["id"])
@@ -193,8 +216,9 @@ def update(
         if "modifiedTime" not in values and (media or _MODIFYING & set(values)):
             columns["modified_ms"] = store.clock()
         if columns or media:
-            _write(store, row, columns)
-        row = store.item(row["id"])
+            with noting_losses(store, row["id"]):
+                _write(store, row, columns)
+        row = store.row(row["id"]) or row
     store.unlink_unused(doomed)
     return row
 
@@ -211,15 +235,19 @@ def _changed_columns(store: Store, row: sqlite3.Row, values: Mapping[str, Any], 
         columns["extra"] = json.dumps({k: v for k, v in extra.items() if v is not None}, ensure_ascii=False)
     if parent is not None:
         columns["parent"] = parent["id"]
+        if parent["drive"] != row["drive"]:  # files only: folders stay where they are
+            columns |= {"drive": parent["drive"], "owner": "" if parent["drive"] else store.me.owner}
+    if "contentRestrictions" in values:
+        columns["restriction"] = stored_restriction(store, values["contentRestrictions"])
     if parent is not None or "trashed" in values:
         explicit = values.get("trashed", bool(row["explicitly_trashed"]))
-        above = parent if parent is not None else store.item(row["parent"])
-        columns |= {"explicitly_trashed": explicit, "trashed": bool(explicit or above["trashed"])}
+        above = parent if parent is not None else store.row(row["parent"])
+        columns |= {"explicitly_trashed": explicit, "trashed": bool(explicit or (above is not None and above["trashed"]))}
     return columns
 
 
 def _write(store: Store, row: sqlite3.Row, columns: dict[str, Any]) -> None:
-    columns = columns | {"change": store.next_change(), "change_ms": store.clock()}
+    columns = columns | {"change": store.next_change(), "change_ms": store.clock(), "modified_by": store.me.owner}
     assignments = ", ".join(f"{column} = ?" for column in columns)
     store.connection.execute(f"UPDATE items SET {assignments} WHERE id = ?", (*columns.values(), row["id"]))
     if "trashed" in columns and columns["trashed"] != bool(row["trashed"]) and row["mime_type"] == FOLDER:
@@ -236,18 +264,23 @@ def touch(store: Store, item_id: str) -> None:
 def copy(store: Store, item_id: str, values: Mapping[str, Any], *, keep: bool = False) -> sqlite3.Row:
     """A server-side copy; its bytes are shared with the source until either changes."""
     source = store.item(item_id)
-    if source["mime_type"] == FOLDER:
+    parent = source["parent"]
+    if source["mime_type"] == FOLDER or not may_download(store, source):
         raise ApiError(403, "cannotCopyFile", "This file cannot be copied by the user.")
     if "mimeType" in values and values["mimeType"] != source["mime_type"]:
         raise bad_request("The requested conversion is not supported.", location="mimeType")
     inherited: dict[str, Any] = {"name": f"Copy of {source['name']}", "mimeType": source["mime_type"]}
-    inherited |= {"parents": [source["parent"] or store.root_id]} | json.loads(source["extra"])
+    if store.several and not may_add(store, parent):
+        parent = None
+    inherited |= {"parents": [parent or store.root_id]} | json.loads(source["extra"])
     inherited |= {"appProperties": json.loads(source["app_properties"]), "properties": json.loads(source["properties"])}
     if source["shortcut_target"]:
         inherited["shortcutDetails"] = source["shortcut_target"]
     wanted = inherited | dict(values)
     if source["head_revision"] is None:
-        return create(store, wanted)
+        made = create(store, wanted)
+        documents.copy_text(store, source["id"], made["id"])
+        return made
     revision = revisions.find(store, source, "head")
     landed = Landed(None, revision["size"], revision["md5"], revision["sha1"], revision["sha256"])
     return create(store, wanted, NewContent(revision["blob"], landed, revision["mime_type"], keep))

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from drivefs.emulator import resources
-from drivefs.emulator.errors import ApiError, bad_request, invalid_value, missing_drive
+from drivefs.emulator import access, drives, resources
+from drivefs.emulator.errors import ApiError, bad_request, invalid_value
 from drivefs.emulator.faults import lag
-from drivefs.emulator.fields import covers, sub
+from drivefs.emulator.fields import apply, covers, sub
 from drivefs.emulator.paging import Parameters, open_token, seal_token
 from drivefs.emulator.query import compile_query
 from drivefs.emulator.store import Store
@@ -36,6 +36,9 @@ _SORT_KEYS: Final = {
     "starred": "starred",
     "viewedByMeTime": "ifnull(viewed_ms, 0)",
 }
+
+
+_PARENT: Final = re.compile(r"\bin\s+parents\b")
 
 
 class _Key(NamedTuple):
@@ -72,7 +75,8 @@ def _after(keys: list[_Key], position: list[Any]) -> tuple[str, list[Any]]:
     return "(" + " OR ".join(clauses) + ")", values
 
 
-def _check_corpora(parameters: Parameters) -> None:
+def _check_corpora(store: Store, parameters: Parameters) -> tuple[str, list[Any]]:
+    """The condition on whose items they are."""
     corpora, drive_id = parameters.text("corpora", "user"), parameters.text("driveId")
     if corpora not in ("user", "domain", "drive", "allDrives"):
         raise invalid_value("corpora")
@@ -84,7 +88,15 @@ def _check_corpora(parameters: Parameters) -> None:
     if (corpora == "drive") != bool(drive_id):
         raise bad_request("corpora=drive and driveId go together.", location="driveId", reason="invalid")
     if drive_id:
-        raise missing_drive(drive_id)
+        drives.find(store, drive_id)
+    return access.visible(store, drives=everywhere, drive_id=drive_id)
+
+
+def _empty_page(store: Store) -> bool:
+    """Whether this page is one of those that are empty although more follows."""
+    store.pages += 1
+    every = store.settings.empty_page_every
+    return every > 0 and store.pages % every == 0
 
 
 def _spaces(parameters: Parameters) -> set[str]:
@@ -98,26 +110,35 @@ def _conditions(store: Store, parameters: Parameters) -> Iterator[tuple[str, lis
     yield "id <> ?", [store.root_id]  # a listing never shows the root
     if "drive" not in _spaces(parameters):
         yield "0", []
+    yield _check_corpora(store, parameters)
+    if store.several:
+        yield "items.id IS NOT items.drive", []  # nor those of shared drives
     if query := parameters.text("q").strip():
-        compiled = compile_query(query, store.root_id)
+        compiled = compile_query(query, store.me, store.settings.query_terms)
         yield compiled.sql, list(compiled.parameters)
+        if store.settings.empty_multi_parent and len(_PARENT.findall(query)) > 1:
+            yield "0", []
 
 
 def list_files(store: Store, parameters: Parameters) -> dict[str, Any]:
     """The answer to files.list."""
     mask = parameters.mask("FileList", DEFAULT_FIELDS)
     size = parameters.page_size(100, 1000, with_parents=covers(mask, "files", "parents"))
-    _check_corpora(parameters)
     keys = _order(parameters.text("orderBy"))
     conditions = list(_conditions(store, parameters))
     if token := parameters.text("pageToken"):
-        conditions.append(_after(keys, open_token(store, "files.list", parameters, token)))
+        position = open_token(store, "files.list", parameters, token)
+        conditions += [_after(keys, position)] if position else []  # none: the first page was empty
     where = " AND ".join(sql for sql, _ in conditions)
     values = [value for _, some in conditions for value in some]
     order = ", ".join(f"{key.sql}{' DESC' if key.descending else ''}" for key in keys)
     columns = ", ".join(["items.*", *(f"{key.sql} AS key_{index}" for index, key in enumerate(keys))])
     select = f"SELECT {columns} FROM items WHERE {where} ORDER BY {order} LIMIT ?"
     rows = store.connection.execute(lag.listing(store.connection, store.clock(), select), (*values, size + 1)).fetchall()
+    if rows and _empty_page(store):
+        given = open_token(store, "files.list", parameters, token) if token else []
+        empty: dict[str, Any] = apply({"nextPageToken": seal_token(store, "files.list", parameters, given), "files": []}, mask)
+        return empty
     answer: dict[str, Any] = {}
     if len(rows) > size and sub(mask, "nextPageToken") is not None:
         position = [rows[size - 1][f"key_{index}"] for index in range(len(keys))]
@@ -127,5 +148,5 @@ def list_files(store: Store, parameters: Parameters) -> dict[str, Any]:
     if sub(mask, "incompleteSearch") is not None:
         answer["incompleteSearch"] = False
     if (files_mask := sub(mask, "files")) is not None:
-        answer["files"] = [resources.file(row, files_mask) for row in rows[:size]]
+        answer["files"] = list(map(resources.builder(store, files_mask), rows[:size]))
     return answer

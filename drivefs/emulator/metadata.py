@@ -16,9 +16,12 @@ __all__ = ["EXTRA_FIELDS", "merge_properties", "parse_json", "parse_metadata"]
 
 # Stored and returned as they came.
 EXTRA_FIELDS: Final = frozenset({"description", "folderColorRgb", "copyRequiresWriterPermission", "writersCanShare"})
+_RESTRICTION: Final = frozenset({"readOnly", "reason", "ownerRestricted"})
 _ON_CREATE_ONLY: Final = frozenset({"id", "parents", "createdTime", "shortcutDetails"})
-_ON_UPDATE_ONLY: Final = frozenset({"trashed"})
-_CLEARABLE: Final = frozenset({"description", "folderColorRgb", "properties", "appProperties", "contentHints"})
+_ON_UPDATE_ONLY: Final = frozenset({"trashed", "contentRestrictions"})
+_CLEARABLE: Final = frozenset(
+    {"description", "folderColorRgb", "properties", "appProperties", "contentHints", "contentRestrictions"}
+)
 _PAIR_BYTES: Final = 124  # of one property's key and value together, in UTF-8
 _PER_KIND: Final = 30
 _HINT_BYTES: Final = 128 << 10
@@ -90,6 +93,18 @@ def _hints(field: str, value: Any) -> None:
         raise invalid_value(field)
 
 
+def _restrictions(field: str, value: Any) -> list[dict[str, Any]]:
+    """At most one; what else Drive tells of it is its own to say."""
+    if not isinstance(value, list) or len(value) > 1:
+        raise invalid_value(field)
+    for one in value:
+        if not isinstance(one, dict) or not isinstance(one.get("readOnly"), bool) or set(one) - _RESTRICTION:
+            raise invalid_value(f"{field}.readOnly")
+        if not isinstance(one.get("reason", ""), str) or not isinstance(one.get("ownerRestricted", False), bool):
+            raise invalid_value(field)
+    return value
+
+
 _CONVERT: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "id": _text,
     "name": _text,
@@ -109,6 +124,7 @@ _CONVERT: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "folderColorRgb": _text,
     "copyRequiresWriterPermission": _flag,
     "writersCanShare": _flag,
+    "contentRestrictions": _restrictions,
 }
 
 

@@ -14,13 +14,12 @@ from typing import Any, Final, NamedTuple
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import LarkError, VisitError
 
+from drivefs.emulator.access import ANYONE
+from drivefs.emulator.caller import MAIN, User
 from drivefs.emulator.errors import ApiError, invalid_value
-from drivefs.emulator.resources import ACCOUNT
 from drivefs.emulator.values import parse_time
 
 __all__ = ["Condition", "compile_query", "contains_words", "install_functions"]
-
-MOST_TERMS: Final = 100  # Drive publishes no bound on "too complex"; clients send 50 parents in one query
 
 _GRAMMAR: Final = r"""
     start: _or
@@ -45,6 +44,15 @@ _GRAMMAR: Final = r"""
 _TIMES: Final = {"modifiedTime": "modified_ms", "createdTime": "created_ms", "viewedByMeTime": "viewed_ms"}
 _FLAGS: Final = {"trashed": "trashed", "starred": "starred"}
 _ORDERINGS: Final = ("<=", "<", "=", "!=", ">", ">=")
+_ROLES: Final = {
+    "writers": "('writer', 'fileOrganizer', 'organizer')",
+    "readers": "('reader', 'commenter', 'writer', 'fileOrganizer', 'organizer')",
+}
+# Whether an item, or a folder above it, gives a permission that satisfies the rest of the condition.
+_GIVEN: Final = (
+    "EXISTS (WITH RECURSIVE up(id) AS (SELECT items.id UNION SELECT above.parent FROM items AS above JOIN up USING (id)"
+    " WHERE above.parent IS NOT NULL) SELECT 1 FROM up JOIN permissions ON permissions.item = up.id WHERE "
+)
 _WORD: Final = re.compile(r"\w+")
 
 
@@ -105,9 +113,9 @@ def _constant(truth: bool) -> Condition:
 
 
 class _ToSql(Transformer[Token, Condition]):
-    def __init__(self, root_id: str) -> None:
+    def __init__(self, me: User, most_terms: int) -> None:
         super().__init__()
-        self._root_id = root_id
+        self._me, self._most_terms = me, most_terms
         self._terms = 0
 
     def start(self, children: list[Condition]) -> Condition:
@@ -132,7 +140,7 @@ class _ToSql(Transformer[Token, Condition]):
 
     def _count(self) -> None:
         self._terms += 1
-        if self._terms > MOST_TERMS:
+        if self._terms > self._most_terms:
             raise ApiError(400, "invalid", "The query is too complex.", location="q")
 
     @v_args(inline=True)
@@ -150,14 +158,13 @@ class _ToSql(Transformer[Token, Condition]):
             return Condition(f"(ifnull({column} {sign} ?, 0))", (parse_time(_text(value), zone_required=False),))
         if name in _FLAGS:
             return Condition(f"{_FLAGS[name]} {_sign(sign)} {int(_boolean(value))}")
-        return self._constant_field(name, sign, value)
+        return self._other_field(name, sign, value)
 
-    def _constant_field(self, name: str, sign: str, value: Token) -> Condition:
-        """Fields on which all items of a Drive without sharing agree."""
+    def _other_field(self, name: str, sign: str, value: Token) -> Condition:
         if name == "sharedWithMe":
-            return _constant((_sign(sign) == "IS") != _boolean(value))
+            return self._shared_with_me((_sign(sign) == "IS") == _boolean(value))
         if name == "visibility":
-            return _constant((_sign(sign) == "IS") == (_text(value) == "limited"))
+            return self._visibility(_sign(sign) == "IS", _text(value))
         if name == "shortcutDetails.targetId":
             return Condition(f"shortcut_target {_sign(sign)} ?", (_text(value),))
         if name == "fullText":
@@ -169,16 +176,46 @@ class _ToSql(Transformer[Token, Condition]):
         self._count()
         if str(field) != "sharedWithMe":
             raise ValueError(f"{field} alone says nothing")
-        return _constant(False)
+        return self._shared_with_me(True)
+
+    def _shared_with_me(self, wanted: bool) -> Condition:
+        given = "EXISTS (SELECT 1 FROM permissions WHERE permissions.item = items.id AND permissions.id = ?)"
+        sql = f"(items.owner IS NOT ? AND items.owner IS NOT '' AND {given})"
+        return Condition(sql if wanted else f"(NOT {sql})", (self._me.owner, self._me.id))
+
+    def _visibility(self, equal: bool, value: str) -> Condition:
+        if value not in ("limited", "anyoneWithLink"):  # the others need groups and domains
+            return _constant(not equal)
+        linked = f"{_GIVEN}permissions.id = '{ANYONE}')"
+        return Condition(linked if equal == (value == "anyoneWithLink") else f"(NOT {linked})")
+
+    def _owned_by(self, who: str) -> Condition:
+        if who == "me" or who.casefold() == self._me.email:
+            return Condition("(items.owner IS ?)", (self._me.owner,))
+        if who.casefold() == MAIN.email:
+            return Condition("(items.owner IS NULL)")
+        return Condition(
+            "(items.owner IS (SELECT ifnull(max(users.id), 'nobody') FROM users WHERE users.email = ?))", (who.casefold(),)
+        )
+
+    def _given_to(self, who: str, roles: str) -> Condition:
+        owned, known = self._owned_by(who), {"me": self._me.id, self._me.email: self._me.id, MAIN.email: MAIN.id}
+        given = f"{_GIVEN}permissions.role IN {roles} AND permissions.id = "
+        if (user_id := known.get(who.casefold())) is not None:
+            return Condition(f"({owned.sql} OR {given} ?))", (*owned.parameters, user_id))
+        sql = f"({owned.sql} OR {given} (SELECT users.id FROM users WHERE users.email = ?)))"
+        return Condition(sql, (*owned.parameters, who.casefold()))
 
     @v_args(inline=True)
     def member(self, value: Token, collection: Token) -> Condition:
         self._count()
         if str(collection) == "parents":
             parent = _text(value)
-            return Condition("parent IS ?", (self._root_id if parent == "root" else parent,))
-        if str(collection) in ("owners", "writers", "readers"):
-            return _constant(_text(value) in ("me", ACCOUNT["emailAddress"]))
+            return Condition("parent IS ?", (self._me.root_id if parent == "root" else parent,))
+        if str(collection) == "owners":
+            return self._owned_by(_text(value))
+        if str(collection) in _ROLES:
+            return self._given_to(_text(value), _ROLES[str(collection)])
         raise ValueError(f"{collection} is no collection")
 
     @v_args(inline=True)
@@ -195,10 +232,10 @@ _PARSER: Final = Lark(_GRAMMAR, parser="lalr", maybe_placeholders=False)
 
 
 @lru_cache(maxsize=256)
-def compile_query(query: str, root_id: str) -> Condition:
+def compile_query(query: str, me: User, most_terms: int = 100) -> Condition:
     """The condition that ``query`` states. Raises ApiError: 400 for what Drive refuses, 500 where Drive trips."""
     try:
-        return _ToSql(root_id).transform(_PARSER.parse(query))
+        return _ToSql(me, most_terms).transform(_PARSER.parse(query))
     except VisitError as error:
         cause = error.orig_exc
         if isinstance(cause, ApiError):

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from drivefs.emulator.content import Spool
 from drivefs.emulator.errors import PlainError
+from drivefs.emulator.identity import dump_caller
 from drivefs.emulator.store import SESSION_LIFETIME_MS, Store
 
 __all__ = ["GRANULE", "Live", "Session", "Sessions"]
@@ -26,7 +27,10 @@ GRANULE: Final = 256 << 10
 
 @dataclass(frozen=True)
 class Session:
-    """A row of ``sessions``. item_id: of the file to be updated, None for a create. total: bytes, None while unknown."""
+    """A row of ``sessions``. item_id: of the file to be updated, None for a create. total: bytes, None while unknown.
+
+    asker: as whom the upload is committed, for ``identity.resume``.
+    """
 
     id: str
     item_id: str | None
@@ -35,6 +39,7 @@ class Session:
     content_type: str | None
     total: int | None
     finished_item: str | None
+    asker: str
 
 
 @dataclass
@@ -91,10 +96,11 @@ class Sessions:
         """A new session's id: a secret, since whoever has it may write."""
         session_id = "AOy" + secrets.token_urlsafe(48)
         self._store.connection.execute(
-            "INSERT INTO sessions (id, item, body, query, content_type, total, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO sessions (id, item, body, query, content_type, total, created_ms, asker)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 session_id, item_id, json.dumps(body, ensure_ascii=False), json.dumps(dict(query)), content_type, total,
-                self._store.clock(),
+                self._store.clock(), dump_caller(),
             ),
         )  # fmt: skip
         return session_id
@@ -108,7 +114,7 @@ class Sessions:
             raise PlainError(404, "Not Found")
         return Session(
             row["id"], row["item"], json.loads(row["body"]), json.loads(row["query"]),
-            row["content_type"], row["total"], row["finished_item"],
+            row["content_type"], row["total"], row["finished_item"], row["asker"],
         )  # fmt: skip
 
     def live(self, session: Session) -> Live:

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from drivefs.emulator import db
+from drivefs.emulator import access, db
+from drivefs.emulator.caller import MAIN, User, current
 from drivefs.emulator.content import ContentFolder
 from drivefs.emulator.errors import ApiError, not_found
 from drivefs.emulator.faults.conditions import conditions
+from drivefs.emulator.settings import Settings
 from drivefs.emulator.values import IdMint
 
 __all__ = ["FREE_TIER", "SESSION_LIFETIME_MS", "Store"]
@@ -34,8 +36,12 @@ class Store:
     content: ContentFolder
     storage_limit: int | None = FREE_TIER
     clock: Callable[[], int] = _now_ms
-    root_id: str = field(init=False)
+    settings: Settings = field(default_factory=Settings)
+    account: User = field(init=False)  # the main one
+    several: bool = field(init=False)  # False: one account that shared nothing, for which every question of access is idle
+    pages: int = 0  # of listings given out so far
     ids: IdMint = field(init=False)
+    _roots: frozenset[str] = field(init=False)
     secret: bytes = field(init=False)
 
     @classmethod
@@ -53,8 +59,43 @@ class Store:
 
     def _load(self) -> None:
         row = self.connection.execute("SELECT root_id, secret FROM drive").fetchone()
-        self.root_id, self.secret = row["root_id"], row["secret"]
+        self.account, self.secret = MAIN.at(row["root_id"]), row["secret"]
         self.ids = IdMint(self.secret)
+        self.look_around()
+
+    def look_around(self) -> None:
+        """Notice whether there is anybody else. Call when the first user, permission or shared drive was made."""
+        query = "SELECT EXISTS (SELECT 1 FROM users) OR EXISTS (SELECT 1 FROM permissions) OR EXISTS (SELECT 1 FROM drives)"
+        self.several = bool(self.connection.execute(query).fetchone()[0])
+        self._roots = frozenset(user.root_id for user in self.users())
+
+    def is_root(self, row: sqlite3.Row) -> bool:
+        """The root of somebody's My Drive, or of a shared drive."""
+        return row["id"] in self._roots or row["id"] == row["drive"]
+
+    @property
+    def me(self) -> User:
+        """Who asks."""
+        return current().user or self.account
+
+    @property
+    def root_id(self) -> str:
+        """The caller's My Drive."""
+        return self.me.root_id
+
+    def user(self, user_id: str) -> User:
+        """By permission id. KeyError for a stranger."""
+        if user_id == MAIN.id:
+            return self.account
+        row = self.connection.execute("SELECT id, email, name, root_id FROM users WHERE id = ?", (user_id,)).fetchone()
+        if row is None:
+            raise KeyError(user_id)
+        return User(*row)
+
+    def users(self) -> list[User]:
+        """The main account first."""
+        rows = self.connection.execute("SELECT id, email, name, root_id FROM users ORDER BY email")
+        return [self.account, *(User(*row) for row in rows)]
 
     def _sweep(self) -> None:
         """Forget sessions past their week and remove files that no row names."""
@@ -81,10 +122,16 @@ class Store:
         with db.transaction(self.connection):
             yield
 
+    def row(self, file_id: str) -> sqlite3.Row | None:
+        """The item's row, whoever may see it."""
+        row: sqlite3.Row | None = self.connection.execute("SELECT * FROM items WHERE id = ?", (file_id,)).fetchone()
+        return row
+
     def find(self, file_id: str) -> sqlite3.Row | None:
-        """The item's row; ``root`` is an alias."""
-        wanted = self.root_id if file_id == "root" else file_id
-        row: sqlite3.Row | None = self.connection.execute("SELECT * FROM items WHERE id = ?", (wanted,)).fetchone()
+        """The item's row, if it exists for the caller; ``root`` is an alias."""
+        row = self.row(self.root_id if file_id == "root" else file_id)
+        if row is not None and self.several and not access.View(self).sees(row):
+            return None
         return row
 
     def item(self, file_id: str) -> sqlite3.Row:
@@ -99,7 +146,11 @@ class Store:
         return int(row[0])
 
     def usage(self) -> tuple[int, int]:
-        """Bytes that count against the limit, and how many of them are in the trash."""
+        """Bytes that count against the caller's limit, and how many of them are in the trash."""
+        if self.me.owner is not None:
+            query = "SELECT coalesce(sum(quota_bytes), 0), coalesce(sum(quota_bytes * trashed), 0) FROM items WHERE owner = ?"
+            used, used_by_trash = self.connection.execute(query, (self.me.owner,)).fetchone()
+            return used, used_by_trash
         row = self.connection.execute("SELECT usage, usage_trashed FROM drive").fetchone()
         return row["usage"], row["usage_trashed"]
 

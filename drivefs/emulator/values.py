@@ -8,6 +8,7 @@ import hmac
 import re
 import secrets
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["FOLDER", "SHORTCUT", "IdMint", "format_time", "is_docs_type", "is_google_type", "parse_time"]
@@ -51,8 +52,14 @@ def parse_time(text: str, *, zone_required: bool = True) -> int:
 
 def format_time(milliseconds: int) -> str:
     """RFC 3339 in UTC with exactly three decimals."""
-    moment = _EPOCH + timedelta(seconds=milliseconds // 1000)
-    return f"{moment:%Y}".rjust(4, "0") + f"{moment:-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{_format_second(seconds)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=4096)  # a listing states the same second again and again
+def _format_second(seconds: int) -> str:
+    moment = _EPOCH + timedelta(seconds=seconds)
+    return f"{moment:%Y}".rjust(4, "0") + f"{moment:-%m-%dT%H:%M:%S}"
 
 
 class IdMint:
