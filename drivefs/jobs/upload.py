@@ -113,7 +113,9 @@ class Uploader:
         if inode in self._running:
             self._again.add(inode)
             return
-        due = trio.current_time() + (self._delay if delay is None else delay)
+        if delay is None:
+            delay = 0 if self._drains else self._delay  # the last close may come after the drain that is to send the file
+        due = trio.current_time() + delay
         self._due[inode] = due
         heapq.heappush(self._heap, (due, inode))
         self._wake.set()
