@@ -145,6 +145,8 @@ class Prefetch:
         """Fetch the holes of ``wanted`` that nobody fetches yet, in requests of ``unit`` bytes; do not wait for them."""
         if self._nursery is None:
             raise RuntimeError("prefetch is not being served")
+        if content.remote_size <= _WHOLE:
+            unit = _WHOLE
         traffic = self._traffic.get(content.id) or _Traffic()
         for gap in traffic.uncovered(content.missing(*wanted)):
             for start in range(gap.start, gap.end, unit):
@@ -157,9 +159,9 @@ class Prefetch:
     async def _fetch(self, content: Content, traffic: _Traffic, fetch: _Fetch) -> None:
         try:
             async with self._limit:
-                await self._download(content, traffic, fetch.wanted)
+                checked = await self._download(content, traffic, fetch.wanted)
             self._cache.save_filled(content)
-            if content.complete and not content.dirty:
+            if content.complete and not content.dirty and not checked:
                 await self._verify(content)
         except Exception as error:  # noqa: BLE001 - not swallowed: it is raised in every reader that waits for these bytes
             fetch.error = error
@@ -178,7 +180,8 @@ class Prefetch:
         except DriveFSError as error:
             self._stats.record_error(str(error), f"read of {self._path(content)!r}")
 
-    async def _download(self, content: Content, traffic: _Traffic, wanted: Range) -> None:
+    async def _download(self, content: Content, traffic: _Traffic, wanted: Range) -> bool:
+        """Whether what came has been held against Drive's checksum."""
         remote_id = content.remote_id
         if remote_id is None:
             raise RemoteNotFound("The file is no longer on Drive, and this part of it was never fetched.", status=404)
@@ -189,9 +192,10 @@ class Prefetch:
 
         if wanted == (0, content.remote_size) and wanted.size <= _WHOLE:
             await self._download_whole(content, remote_id, arrived)
-            return
+            return True
         # By revision, so that two requests around a remote edit can never mix two versions of a file.
         await self._drive.download(remote_id, *wanted, arrived, revision=content.revision, size=content.remote_size)
+        return False
 
     async def _download_whole(self, content: Content, remote_id: str, arrived: _Sink) -> None:
         """A small file in one request, checked before anybody sees it."""
@@ -212,7 +216,7 @@ class Prefetch:
 
     async def _verify(self, content: Content) -> None:
         """The whole file is here: hold it against Drive's checksum, and forget it where it does not match."""
-        if content.md5 is None or content.base_size <= _WHOLE:
+        if content.md5 is None:
             return
         actual = await trio.to_thread.run_sync(checksum, content.fd, content.base_size)
         if content.dirty or actual == content.md5:
