@@ -122,6 +122,15 @@ def test_flush_of_a_path(server: Server, new_mount: NewMount) -> None:
     assert "other" not in server.paths()
 
 
+def test_flush_right_after_close(server: Server, new_mount: NewMount) -> None:
+    """close(2) returns before the kernel tells of the last close; a flush that comes between the two is not put off by it."""
+    mount = new_mount().mount(*LATER)
+    for n in range(30):
+        (mount.my / f"{n}").write_bytes(b"x" * 500_000)
+        assert mount.client.flush(timeout=10) == []
+    assert len(server.paths()) == 30
+
+
 def test_flush_sends_what_is_open(server: Server, mount: Mount) -> None:
     """What was written to a file that is still open is on Drive after flush; what is written later follows after close."""
     with (mount.my / "log").open("wb", buffering=0) as file:
