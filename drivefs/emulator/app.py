@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from drivefs.emulator.admin import Admin
-from drivefs.emulator.auth import Gate
 from drivefs.emulator.batch import Batch
 from drivefs.emulator.calls import Calls
 from drivefs.emulator.errors import ApiError, PlainError, internal_error, not_routed, respond
@@ -18,7 +15,9 @@ from drivefs.emulator.listing import natural_key
 from drivefs.emulator.others import Others
 from drivefs.emulator.query import install_functions
 from drivefs.emulator.sharing import Sharing
+from drivefs.emulator.signin import SigningIn
 from drivefs.emulator.store import Store
+from drivefs.emulator.tokens import TOKEN_SECONDS
 from drivefs.emulator.uploads import Uploads
 from drivefs.emulator.wire import Traffic, Wire
 
@@ -28,19 +27,31 @@ __all__ = ["Emulator"]
 class Emulator:
     """One emulated Drive behind an ASGI door (``wire``)."""
 
-    def __init__(self, store: Store, tokens: frozenset[str] = frozenset(), faults: FaultOptions | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        tokens: frozenset[str] = frozenset(),
+        faults: FaultOptions | None = None,
+        token_seconds: int = TOKEN_SECONDS,
+    ) -> None:
         install_functions(store.connection)
         store.connection.create_function("natural_key", 1, natural_key, deterministic=True)
         self.store = store
         self.traffic = Traffic()
-        self._gate = gate = Gate(store, tokens)
+        signing_in = SigningIn(store, self.traffic, tokens, token_seconds)
+        gate = signing_in.gate
         calls = Calls(store, gate, self.traffic)
         self._uploads = Uploads(calls)
         admin = Admin(store, self.traffic, self._uploads.sessions, gate)
         batch = Batch(self.traffic)
-        token_door = Route("/token", self._token, methods=["POST"])
         others, sharing = Others(store), Sharing(calls)
-        routes: list[BaseRoute] = [*calls.routes(), *self._uploads.routes(), *batch.routes(), token_door, *admin.routes()]
+        routes: list[BaseRoute] = [
+            *calls.routes(),
+            *self._uploads.routes(),
+            *batch.routes(),
+            *signing_in.routes(),
+            *admin.routes(),
+        ]
         routes += [*sharing.routes(), *others.routes()]
         handlers = {ApiError: respond, PlainError: respond, 404: not_routed, 405: not_routed, Exception: internal_error}
         app = Starlette(routes=routes, exception_handlers=handlers)
@@ -49,10 +60,6 @@ class Emulator:
         admin.on_reset = door.rewind
         batch.app, others.app = door, app
         self.wire = Wire(door, self.traffic)
-
-    async def _token(self, request: Request) -> Response:
-        self.traffic.count("oauth2.token", "POST /token")
-        return await self._gate.token_endpoint(request)
 
     def close(self) -> None:
         self._uploads.sessions.close()

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
-from drivefs.emulator import access, drives, resources
+from drivefs.emulator import access, drives, resources, scopes
 from drivefs.emulator.errors import bad_request, invalid_value
 from drivefs.emulator.faults import lag
 from drivefs.emulator.fields import Mask, apply, covers, sub
@@ -147,6 +147,9 @@ def _rows(store: Store, parameters: Parameters, position: int, most: int) -> lis
         parts += _removals(store, position, drive_id, everywhere)
     sql = " UNION ALL ".join(part for part, _ in parts)
     wanted = [value for _, some in parts for value in some]
+    if scopes.current().confined:
+        confined, more = scopes.confinement()
+        sql, wanted = f"SELECT * FROM ({sql}) WHERE {confined}", wanted + more
     return _select(store, f"{sql} ORDER BY change LIMIT ?", (*wanted, most))
 
 

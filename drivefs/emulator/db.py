@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from drivefs.emulator import scopes
+
 __all__ = ["connect", "new_drive", "transaction"]
 
 SCHEMA: Final = """
@@ -164,6 +166,51 @@ CREATE TRIGGER usage_update AFTER UPDATE OF quota_bytes, trashed, owner ON items
       - (OLD.owner IS NULL) * OLD.trashed * OLD.quota_bytes;
 END;
 """,
+    """
+-- Sign-ins: what stands behind a token, who may sign in, and what an app made.
+ALTER TABLE tokens ADD COLUMN kind TEXT NOT NULL DEFAULT 'access'; -- access, refresh
+ALTER TABLE tokens ADD COLUMN client TEXT NOT NULL DEFAULT '';     -- id of the app; '' where there is none
+ALTER TABLE tokens ADD COLUMN sign_in TEXT;                        -- common to all tokens of one consent
+CREATE INDEX tokens_sign_in ON tokens(sign_in) WHERE sign_in IS NOT NULL;
+CREATE TABLE sign_in_steps (          -- sign-ins under way: pages shown, codes given out, devices that wait
+  kind TEXT NOT NULL,
+  name TEXT NOT NULL,
+  value TEXT NOT NULL,                -- JSON
+  expires_ms INTEGER NOT NULL,
+  PRIMARY KEY (kind, name)
+) WITHOUT ROWID;
+CREATE TABLE clients (                -- while there is none, any client id is good
+  id TEXT PRIMARY KEY,
+  secret TEXT NOT NULL,
+  kind TEXT NOT NULL,                 -- installed, web
+  redirects TEXT NOT NULL             -- JSON array; of web clients
+) WITHOUT ROWID;
+CREATE TABLE service_accounts (
+  key_id TEXT PRIMARY KEY,
+  email TEXT NOT NULL,
+  public_key BLOB NOT NULL,           -- PEM
+  token_uri TEXT NOT NULL             -- as in the key file: an audience that assertions may name
+) WITHOUT ROWID;
+CREATE INDEX service_accounts_email ON service_accounts(email);
+-- The app that made an item or opened an upload, for scopes that confine apps to what they made. asking_app() is the one whose
+-- request is under way; '' where a token stands for no app.
+ALTER TABLE items ADD COLUMN app TEXT NOT NULL DEFAULT '';
+ALTER TABLE sessions ADD COLUMN app TEXT NOT NULL DEFAULT '';
+CREATE INDEX items_of_app ON items(app) WHERE app <> '';
+CREATE TABLE gone_of_apps (id TEXT PRIMARY KEY, app TEXT NOT NULL) WITHOUT ROWID; -- deleted items; their app hears of it
+CREATE TRIGGER items_app AFTER INSERT ON items WHEN asking_app() <> '' BEGIN
+  UPDATE items SET app = asking_app() WHERE seq = NEW.seq;
+END;
+CREATE TRIGGER items_gone AFTER DELETE ON items WHEN OLD.app <> '' BEGIN
+  INSERT INTO gone_of_apps (id, app) VALUES (OLD.id, OLD.app);
+END;
+CREATE TRIGGER sessions_app AFTER INSERT ON sessions WHEN asking_app() <> '' BEGIN
+  UPDATE sessions SET app = asking_app() WHERE id = NEW.id;
+END;
+CREATE TRIGGER sessions_made AFTER UPDATE OF finished_item ON sessions WHEN NEW.app <> '' AND NEW.item IS NULL BEGIN
+  UPDATE items SET app = NEW.app WHERE id = NEW.finished_item; -- its last bytes came without a token
+END;
+""",
 )
 
 
@@ -177,6 +224,7 @@ def connect(path: Path | None) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL")
     # NORMAL: a killed process loses nothing; a power cut may lose the last commits, but never consistency.
     connection.executescript("PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-65536;")
+    connection.create_function("asking_app", 0, lambda: scopes.current().client_id)
     _migrate(connection, path)
     return connection
 

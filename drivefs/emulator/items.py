@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from drivefs.emulator import access, documents, revisions
+from drivefs.emulator import access, documents, revisions, scopes
 from drivefs.emulator.content import EMPTY, Landed
 from drivefs.emulator.errors import ApiError, bad_request, not_permitted, not_writable
 from drivefs.emulator.metadata import EXTRA_FIELDS, merge_properties
@@ -77,6 +77,7 @@ def _shortcut_target(store: Store, values: Mapping[str, Any], mime_type: str) ->
     if "shortcutDetails" not in values:
         raise bad_request("A shortcut needs shortcutDetails.targetId.", location="shortcutDetails.targetId", reason="required")
     target = store.item(values["shortcutDetails"])
+    scopes.see(target)
     if target["mime_type"] == SHORTCUT:
         raise ApiError(403, "shortcutTargetInvalid", "A shortcut cannot point to another shortcut.")
     return target

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from drivefs.emulator import access, drives, resources
+from drivefs.emulator import access, drives, resources, scopes
 from drivefs.emulator.errors import ApiError, bad_request, invalid_value
 from drivefs.emulator.faults import lag
 from drivefs.emulator.fields import apply, covers, sub
@@ -111,6 +111,7 @@ def _conditions(store: Store, parameters: Parameters) -> Iterator[tuple[str, lis
     if "drive" not in _spaces(parameters):
         yield "0", []
     yield _check_corpora(store, parameters)
+    yield scopes.confinement()
     if store.several:
         yield "items.id IS NOT items.drive", []  # nor those of shared drives
     if query := parameters.text("q").strip():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from drivefs.emulator import access, revisions
+from drivefs.emulator import access, revisions, scopes
 from drivefs.emulator.errors import ApiError, bad_request, not_permitted
 from drivefs.emulator.restrictions import noting_losses
 from drivefs.emulator.store import Store
@@ -19,6 +19,8 @@ __all__ = ["check_limits", "delete", "delete_tree", "empty_trash", "folder", "in
 
 def folder(store: Store, parent_id: str) -> sqlite3.Row:
     parent = store.item(parent_id)
+    if not store.is_root(parent):  # whoever may see nothing but its own items may still put them into My Drive
+        scopes.see(parent)
     if parent["mime_type"] != FOLDER:
         raise ApiError(403, "parentNotAFolder", "The specified parent is not a folder.")
     return parent

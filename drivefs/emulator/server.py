@@ -32,6 +32,7 @@ from drivefs.emulator.faults.rules import RuleError
 from drivefs.emulator.faults.setup import FaultOptions
 from drivefs.emulator.store import FREE_TIER, Store
 from drivefs.emulator.tlsdoor import TlsDoor
+from drivefs.emulator.tokens import TOKEN_SECONDS
 
 __all__ = ["EXIT_IN_USE", "command", "main", "serve"]
 
@@ -161,6 +162,7 @@ def serve(
     storage_limit: int | None = FREE_TIER,
     tls_proxy_port: int | None = None,
     ca_dir: Path | None = None,
+    token_seconds: int = TOKEN_SECONDS,
     faults: FaultOptions | None = None,
 ) -> None:
     """Serve until told to stop. data None: everything is in memory and in a temporary folder, and gone at the end.
@@ -177,7 +179,7 @@ def serve(
             tls = _tls_parts(host, tls_proxy_port, ca_dir.absolute() if ca_dir else folder / "ca")
             stack.enter_context(tls[1])
         store = Store.open(folder, in_memory=data is None, storage_limit=storage_limit)
-        emulator = _emulator(store, tokens, faults or FaultOptions())
+        emulator = _emulator(store, tokens, faults or FaultOptions(), token_seconds)
         try:
             url = _url(host, listener)
             ready = {"url": url, "pid": os.getpid(), "root_id": store.root_id, "data": str(data) if data else None}
@@ -190,9 +192,9 @@ def serve(
             emulator.close()
 
 
-def _emulator(store: Store, tokens: tuple[str, ...], faults: FaultOptions) -> Emulator:
+def _emulator(store: Store, tokens: tuple[str, ...], faults: FaultOptions, token_seconds: int) -> Emulator:
     try:
-        return Emulator(store, frozenset(tokens), faults)
+        return Emulator(store, frozenset(tokens), faults, token_seconds)
     except RuleError as error:
         store.close()
         raise _Refused(str(error)) from None
@@ -253,6 +255,15 @@ def _run(
     "--token", "tokens", multiple=True, metavar="T", help="Accept only this access token (repeatable), and issued ones."
 )
 @click.option(
+    "--token-lifetime",
+    "token_seconds",
+    default=TOKEN_SECONDS,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="S",
+    help="How long access tokens from /token are good.",
+)
+@click.option(
     "--storage-limit", default=FREE_TIER, show_default=True, type=click.IntRange(0), metavar="BYTES", help="0 = unlimited."
 )
 @click.option(
@@ -281,6 +292,7 @@ def command(
     storage_limit: int,
     tls_proxy_port: int | None,
     ca_dir: Path | None,
+    token_seconds: int,
     faults: Path | None,
     **habits: Any,
 ) -> None:
@@ -296,6 +308,7 @@ def command(
         storage_limit=storage_limit or None,
         tls_proxy_port=tls_proxy_port,
         ca_dir=ca_dir,
+        token_seconds=token_seconds,
         faults=FaultOptions(faults, **habits),
     )
 

@@ -10,6 +10,8 @@ from urllib.parse import urlencode
 
 import pytest
 
+from tests.contract.signins import SCOPE, assertion, control
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -82,10 +84,30 @@ def test_refresh(drive: Drive, basic: bool) -> None:
 
 
 def test_service_account(drive: Drive) -> None:
-    """Token endpoint: a JWT grant; aud names Google's endpoint, whatever address the emulator has."""
-    granted = _grant(drive, {"grant_type": JWT, "assertion": _jwt()}).json()
-    assert granted["scope"] == "a b"
-    assert _about(drive, granted["access_token"]).status == 200
+    """Token endpoint: a JWT grant; aud names Google's endpoint, whatever address the emulator has, or the key's token_uri."""
+    key = control(drive, "service-accounts", name="robot-1")
+    assert (key["type"], key["token_uri"]) == ("service_account", f"{drive.url}/token")
+    for audience in ("https://oauth2.googleapis.com/token", key["token_uri"]):
+        granted = _grant(drive, {"grant_type": JWT, "assertion": assertion(key, aud=audience)}).json()
+        assert granted["scope"] == f"{SCOPE}drive"
+        assert _about(drive, granted["access_token"]).status == 200
+
+
+def test_signatures_are_checked(drive: Drive) -> None:
+    """Token endpoint: a foreign key, an altered claim, a stranger, a wrong audience and an unknown scope buy nothing."""
+    key, other = (control(drive, "service-accounts", name=name) for name in ("robot-1", "robot-2"))
+    forged = assertion(other | {"client_email": key["client_email"], "private_key_id": key["private_key_id"]})
+    good, second = assertion(key).split("."), assertion(key, scope="https://www.googleapis.com/auth/drive.file").split(".")
+    cases = {
+        forged: "Invalid JWT Signature.",
+        f"{good[0]}.{second[1]}.{good[2]}": "Invalid JWT Signature.",
+        assertion(key | {"client_email": "nobody@example.com"}): "Invalid grant: account not found",
+        assertion(key, aud="https://example.com/token"): "Invalid JWT: Failed audience check.",
+    }
+    for one, text in cases.items():
+        answer = _grant(drive, {"grant_type": JWT, "assertion": one})
+        assert (answer.status, answer.json()) == (400, {"error": "invalid_grant", "error_description": text})
+    assert _grant(drive, {"grant_type": JWT, "assertion": assertion(key, scope="all")}).json()["error"] == "invalid_scope"
 
 
 REFUSED: list[tuple[dict[str, str], str]] = [
@@ -100,6 +122,7 @@ REFUSED: list[tuple[dict[str, str], str]] = [
     ({"grant_type": JWT, "assertion": _jwt(exp=int(time.time()) + 7200)}, "invalid_grant"),
     ({"grant_type": JWT, "assertion": _jwt(iss="")}, "invalid_grant"),
     ({"grant_type": JWT, "assertion": _jwt(iat="now")}, "invalid_grant"),
+    ({"grant_type": JWT, "assertion": _jwt()}, "invalid_grant"),
 ]
 
 

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 import trio
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 import drivefs
 from drivefs.base.errors import BadRequest, IdInUse, RangeNotSatisfiable, RemoteNotFound, SessionGone, SignInRefused
@@ -267,10 +265,7 @@ async def test_sixteen_at_once_share_the_connections(drive: Drive) -> None:
 
 async def test_google_auths_credentials_sign_in(emulator: dict[str, Any], transport: Transport, tmp_path: Path) -> None:
     """A service-account key and an authorized user both get tokens from the server, and survive their expiry mid-way."""
-    private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    robot = {"type": "service_account", "client_email": "r@p.example", "private_key": private.decode()}
+    robot = json.loads((await transport.request("POST", f"{emulator['url']}/_emulator/service-accounts", {}, b"{}")).body)
     user = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "1//0r"}
     for info in (robot, user):
         path = tmp_path / f"{info['type']}.json"
