@@ -1,4 +1,7 @@
-"""An emulator in a process of its own, and a plain HTTP client for it that hides nothing of the wire."""
+"""The Drive that the contract is proved on, and a plain HTTP client for it that hides nothing of the wire.
+
+It is an emulator in a process of its own, or the real Drive where DRIVEFS_LIVE_TOKEN is set (see live.py).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
+
+from tests.contract import live
 
 FOLDER = "application/vnd.google-apps.folder"
 
@@ -40,10 +45,12 @@ class Answer:
 
 
 class Drive:
-    """Speaks to one emulator."""
+    """Speaks to one server. root: where tests make things."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str = "a-token") -> None:
         self.url = url
+        self.root = "root"
+        self.token = token
 
     def send(
         self,
@@ -52,11 +59,18 @@ class Drive:
         *,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
-        token: str | None = "a-token",
+        token: str | None = "",
     ) -> Answer:
-        """One request on a connection of its own. ``target``: a path with query, or an absolute URL of this server."""
-        parts = urlsplit(target)
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=20)
+        """One request on a connection of its own. ``target``: a path with query, or an absolute URL of this server.
+
+        token: empty = the usual one, None = none.
+        """
+        if live.TOKEN and target.startswith("/_emulator"):
+            pytest.skip("needs the embedded Drive's control calls")
+        parts, server = urlsplit(target), urlsplit(self.url)
+        secure = server.scheme == "https"
+        connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(server.netloc, timeout=60)
+        token = self.token if token == "" else token
         try:
             path = parts.path + (f"?{parts.query}" if parts.query else "")
             sent = {"Authorization": f"Bearer {token}"} if token else {}
@@ -83,17 +97,17 @@ class Drive:
         """All fields of an item."""
         return self.get(f"files/{item_id}", fields="*")
 
-    def create(self, name: str, parent: str = "root", **fields: Any) -> Any:
-        answer = self.call("POST", "files", {"name": name, "parents": [parent], **fields}, fields="*")
+    def create(self, name: str, parent: str = "", **fields: Any) -> Any:
+        answer = self.call("POST", "files", {"name": name, "parents": [parent or self.root], **fields}, fields="*")
         assert answer.status == 200, answer.body
         return answer.json()
 
-    def folder(self, name: str, parent: str = "root") -> str:
+    def folder(self, name: str, parent: str = "") -> str:
         return str(self.create(name, parent, mimeType=FOLDER)["id"])
 
-    def upload(self, name: str, content: bytes, parent: str = "root", **fields: Any) -> Any:
+    def upload(self, name: str, content: bytes, parent: str = "", **fields: Any) -> Any:
         """A small file, in one multipart request."""
-        metadata = json.dumps({"name": name, "parents": [parent], **fields}).encode()
+        metadata = json.dumps({"name": name, "parents": [parent or self.root], **fields}).encode()
         body = b"--XX\r\nContent-Type: application/json\r\n\r\n" + metadata
         body += b"\r\n--XX\r\nContent-Type: application/octet-stream\r\n\r\n" + content + b"\r\n--XX--\r\n"
         headers = {"Content-Type": "multipart/related; boundary=XX"}
@@ -114,6 +128,9 @@ class Drive:
         return answer.body
 
     def names(self, query: str, **params: Any) -> list[str]:
+        """Names found by a query. On the real Drive, only in the scratch folder unless the query names a folder itself."""
+        if self.root != "root" and "parents" not in query:
+            query = f"({query}) and '{self.root}' in parents"
         return [one["name"] for one in self.get("files", q=query, fields="files(name)", **params)["files"]]
 
     def tree(self) -> Any:
@@ -152,11 +169,34 @@ def server() -> Iterator[Server]:
     assert running.stop() == 0
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if live.TOKEN:
+        live.skip_what_needs_the_emulator([item for item in items if Path(__file__).parent in item.path.parents])
+
+
 @pytest.fixture
-def drive(server: Server) -> Drive:
-    """An empty Drive."""
+def drive(request: pytest.FixtureRequest) -> Iterator[Drive]:
+    """An empty Drive; of the real one, an empty folder."""
+    if live.TOKEN:
+        with live.scratch(Drive(live.URL, live.TOKEN)) as scratch:
+            yield scratch
+        return
+    server: Server = request.getfixturevalue("server")
     assert server.drive.send("POST", "/_emulator/reset", token=None).status == 200
-    return server.drive
+    yield server.drive
+
+
+@pytest.fixture
+def settings(drive: Drive) -> Iterator[Callable[..., None]]:
+    """Changes limits and habits of the emulator for the length of a test."""
+    before = drive.send("GET", "/_emulator/settings").json()
+
+    def change(**values: int) -> None:
+        answer = drive.send("POST", "/_emulator/settings", body=json.dumps(values).encode())
+        assert answer.status == 200, answer.body
+
+    yield change
+    change(**before)
 
 
 @pytest.fixture

@@ -347,7 +347,7 @@ def test_a_shared_drive_has_tokens_of_its_own(drive: Drive, bob: Account) -> Non
     assert bob.call("GET", "changes", pageToken=token, driveId=team, **ALL).status == 404
 
 
-def test_moves_into_a_shared_drive(drive: Drive) -> None:
+def test_moves_into_a_shared_drive(drive: Drive, settings: Any) -> None:
     """Shared drives: files move in and out, folders do not; the number of items is limited."""
     team = drive.call("POST", "drives", {"name": "team"}, requestId="r1").json()["id"]
     flag: dict[str, Any] = {"supportsAllDrives": "true"}
@@ -359,10 +359,6 @@ def test_moves_into_a_shared_drive(drive: Drive) -> None:
     assert drive.get("about", fields="storageQuota")["storageQuota"]["usage"] == "0"
     back = drive.call("PATCH", f"files/{made['id']}", {}, addParents="root", fields="driveId,ownedByMe", **flag)
     assert back.json() == {"ownedByMe": True}
-    settings = json.dumps({"drive_items_limit": 1}).encode()
-    drive.send("POST", "/_emulator/settings", body=settings)
-    try:
-        assert drive.call("POST", "files", {"parents": [team]}, **flag).status == 200
-        assert drive.call("POST", "files", {"parents": [team]}, **flag).reason == "teamDriveFileLimitExceeded"
-    finally:
-        drive.send("POST", "/_emulator/settings", body=json.dumps({"drive_items_limit": 500_000}).encode())
+    settings(drive_items_limit=1)
+    assert drive.call("POST", "files", {"parents": [team]}, **flag).status == 200
+    assert drive.call("POST", "files", {"parents": [team]}, **flag).reason == "teamDriveFileLimitExceeded"
