@@ -93,6 +93,21 @@ class Drive:
         assert answer.status == 200, answer.body
         return answer.json()
 
+    def strike(self, **rule: Any) -> str:
+        """Let something go wrong from now on. Returns the rule's id."""
+        answer = self.send("POST", "/_emulator/faults", body=json.dumps(rule), token=None)
+        assert answer.status == 200, answer.body
+        return str(answer.json()["ids"][0])
+
+    def faults(self) -> dict[str, tuple[int, int]]:
+        """For each rule in force: how many calls matched, and how many of them it struck."""
+        rules = self.send("GET", "/_emulator/faults", token=None).json()["rules"]
+        return {rule["id"]: (rule["seen"], rule["hits"]) for rule in rules}
+
+    def calm(self) -> None:
+        """Forget all rules made with strike."""
+        assert self.send("DELETE", "/_emulator/faults", token=None).status == 200
+
     def item(self, item_id: str) -> Any:
         """All fields of an item."""
         return self.get(f"files/{item_id}", fields="*")

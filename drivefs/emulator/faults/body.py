@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.types import Message, Receive, Scope, Send
 
-from drivefs.emulator.connection import Connection, disconnected
+from drivefs.emulator.connection import Connection
 from drivefs.emulator.faults.naming import Call
 from drivefs.emulator.faults.rules import Effects
 from drivefs.emulator.faults.timing import Bucket, Timer
@@ -89,29 +89,30 @@ def _name_in(head: bytearray) -> str | None:
 
 
 class Upload:
-    """Reads a request's body for the handler. ``broken``: the connection was reset in the middle of it."""
+    """Reads a request's body for the handler. ``broken``: it was cut, and the connection is to be reset.
 
-    def __init__(
-        self, receive: Receive, connection: Connection, timer: Timer, *, kept: int | None, cut: int | None, lines: list[Bucket]
-    ) -> None:
-        self._receive, self._connection, self._timer = receive, connection, timer
+    That is done when the handler has put away what it got, so that what a client finds held afterwards is always the same.
+    """
+
+    def __init__(self, receive: Receive, timer: Timer, *, kept: int | None, cut: int | None, lines: list[Bucket]) -> None:
+        self._receive, self._timer = receive, timer
         self._kept, self._cut, self._lines = kept, cut, lines
         self._passed = 0
         self.taken = 0
         self.broken = False
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        message: Message = {"type": "http.disconnect"} if self.broken else await self._receive()
         if message["type"] != "http.request":
             return message
-        body = message.get("body", b"")
+        body: bytes = message.get("body", b"")
         self.taken += len(body)
         for line in self._lines:
             await self._timer.sleep(line.reserve(len(body)))
         if self._cut is not None and self.taken >= self._cut and (len(body) or self._cut == 0):
-            return await self._break_off(message, body)
+            return self._break_off(message, body)
         if self._kept is not None:
-            return await self._shorten(message, body)
+            return self._shorten(message, body)
         return message
 
     async def drain(self) -> None:
@@ -119,19 +120,14 @@ class Upload:
         while (message := await self.receive())["type"] == "http.request" and message.get("more_body", False):
             pass
 
-    async def _break_off(self, message: Message, body: bytes) -> Message:
+    def _break_off(self, message: Message, body: bytes) -> Message:
         """Give the handler what arrived before the cut, then nothing but the news that the client is gone."""
         assert self._cut is not None
-        if not self.broken:
-            self.broken = True
-            before = len(body) - (self.taken - self._cut)
-            self._connection.reset()
-            if before > 0:
-                return {**message, "body": body[:before], "more_body": True}
-        await disconnected(self._receive)
-        return {"type": "http.disconnect"}
+        self.broken = True
+        before = len(body) - (self.taken - self._cut)
+        return {**message, "body": body[:before], "more_body": True}
 
-    async def _shorten(self, message: Message, body: bytes) -> Message:
+    def _shorten(self, message: Message, body: bytes) -> Message:
         """Pass on the bytes to keep; the rest is read and dropped, so that the client gets to hear the answer."""
         assert self._kept is not None
         fresh = body[: self._kept - self._passed]

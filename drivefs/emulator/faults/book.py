@@ -102,7 +102,7 @@ def _read(path: Path) -> list[Rule]:
 
 
 def _warn(sentence: str) -> None:
-    sys.stderr.write(f"drivefs emulator: {sentence} The rules of before stay in force.\n")
+    sys.stderr.write(f"drivefs emulator: {sentence} The former rules stay in force.\n")
     sys.stderr.flush()
 
 

@@ -168,19 +168,23 @@ class FaultWire:
         if effects.keep_chunk is not None:
             scope, kept = keep_only(scope, call, effects.keep_chunk)
         shaper = self._shaper(plan)
-        upload = Upload(
-            receive,
-            connection,
-            self._timer,
-            kept=kept,
-            cut=effects.cut_request,
-            lines=shaper.up(connection) if shaper else [],
-        )
+        lines = shaper.up(connection) if shaper else []
+        upload = Upload(receive, self._timer, kept=kept, cut=effects.cut_request, lines=lines)
         if kept == 0:  # the handler will see a question only, and answer before the chunk has been sent
             await upload.drain()
         unheard = _Unheard() if effects.reset == "after" or effects.answer is not None else None
-        with under(_conditions(effects)):
-            await self._app(without_connection(scope), upload.receive, unheard.send if unheard else answer.send)
+
+        async def send(message: Message) -> None:
+            if not upload.broken:
+                await (unheard.send(message) if unheard else answer.send(message))
+
+        try:
+            with under(_conditions(effects)):
+                await self._app(without_connection(scope), upload.receive, send)
+        finally:
+            if upload.broken:
+                connection.reset()
+                await disconnected(receive)
         if kept == 0:
             self._traffic.by_method.update({"upload.probe": -1, "upload.chunk": 1})  # for that is what was sent
         self._note_upload(call, upload.taken, unheard.status if unheard else answer.status)
