@@ -215,6 +215,10 @@ class Cache:
         content.mtime_ns = time.time_ns()
         self._record(content, start, min(end, content.base_size))
 
+    def trim(self, content: Content) -> None:
+        """A write failed half-way: what it added beyond the end never was, for the length of a dirty file is its own."""
+        os.ftruncate(content.fd, content.size)
+
     def save_times(self, content: Content) -> None:
         """Write length and time of the last change into the node's row, where listings and the uploader look."""
         if content.mtime_ns is None:

@@ -187,12 +187,19 @@ class Files:
             self._cache.begin_change(content)
             start = content.size if handle.append else offset
             try:
-                await self._write_bytes(content, data, start)
-            except LocalDiskFull:
-                self._cache.evict(0)  # everything that can be fetched again
-                await self._write_bytes(content, data, start)
+                await self._write_or_make_room(content, data, start)
+            except BaseException:
+                self._cache.trim(content)
+                raise
             self._cache.wrote(content, start, start + len(data))
         return len(data)
+
+    async def _write_or_make_room(self, content: Content, data: bytes, offset: int) -> None:
+        try:
+            await self._write_bytes(content, data, offset)
+        except LocalDiskFull:
+            self._cache.evict(0)  # everything that can be fetched again
+            await self._write_bytes(content, data, offset)
 
     async def _write_bytes(self, content: Content, data: bytes, offset: int) -> None:
         if len(data) <= _INLINE_WRITE:
