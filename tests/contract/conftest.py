@@ -50,6 +50,7 @@ class Drive:
     def __init__(self, url: str, token: str = "a-token") -> None:
         self.url = url
         self.root = "root"
+        self.made: list[str] = []  # ids of all that tests made, to be cleaned up
         self.token = token
 
     def send(
@@ -77,7 +78,9 @@ class Drive:
             sent |= headers or {}
             connection.request(method, path, body=body, headers=sent, encode_chunked="Transfer-Encoding" in sent)
             response = connection.getresponse()
-            return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+            answer = Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+            self.made += live.made_by(method, path, answer.status, answer.body)
+            return answer
         finally:
             connection.close()
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tests.contract.conftest import Answer, Drive, Server
 
+pytestmark = pytest.mark.emulator
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 JWT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 REFRESH = {"grant_type": "refresh_token", "client_id": "c", "client_secret": "s", "refresh_token": "1//r"}

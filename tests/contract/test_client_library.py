@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tests.contract.conftest import Drive
 
+pytestmark = pytest.mark.emulator
 FOLDER = "application/vnd.google-apps.folder"
 
 

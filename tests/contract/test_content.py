@@ -203,6 +203,7 @@ def test_if_match_is_ignored_on_media(drive: Drive) -> None:
     assert drive.send("GET", f"/drive/v3/files/{made['id']}?alt=media", headers=headers).status == 206
 
 
+@pytest.mark.emulator
 def test_a_download_outlives_the_file(drive: Drive) -> None:
     """Download: bytes that are being sent arrive in full although the file is deleted meanwhile."""
     content = bytes(range(256)) * 64 * 1024
@@ -242,6 +243,7 @@ def test_revisions(drive: Drive) -> None:
     assert [one["id"] for one in page["revisions"] + rest["revisions"]] == [one["id"] for one in found]
 
 
+@pytest.mark.emulator
 def test_kept_revisions_count_and_old_ones_go(drive: Drive) -> None:
     """Files resource: 100 unkept revisions are retained; kept ones stay and count; the last cannot go."""
     made = drive.upload("x", b"12345")

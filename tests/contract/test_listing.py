@@ -39,6 +39,7 @@ def test_name_contains_matches_word_beginnings(drive: Drive) -> None:
     ]
 
 
+@pytest.mark.emulator
 def test_a_typical_lookup(drive: Drive) -> None:
     """files.list: the query that rclone sends for each lookup."""
     folder = drive.folder("d")
@@ -49,6 +50,7 @@ def test_a_typical_lookup(drive: Drive) -> None:
     assert drive.names("not 'root' in parents") == ["x"]
 
 
+@pytest.mark.emulator
 def test_trashed_items_are_listed_unless_excluded(drive: Drive) -> None:
     """files.list: without ``trashed = false`` the trash is included; the root never is."""
     item = drive.create("x")["id"]
@@ -224,6 +226,7 @@ def _populate(drive: Drive, folders: list[str]) -> dict[str, _Item]:
     return population
 
 
+@pytest.mark.emulator
 def test_queries_mean_what_they_say(drive: Drive) -> None:
     """files.list: any query selects just the items for which the same condition in Python holds; ``and`` before ``or``."""
     folders = [drive.folder("one"), drive.folder("two")]
@@ -240,6 +243,7 @@ def test_queries_mean_what_they_say(drive: Drive) -> None:
     check()
 
 
+@pytest.mark.emulator
 def test_pages_are_complete_whatever_the_order(drive: Drive) -> None:
     """files.list: pages by any order hold every item once, also when items come and go between pages."""
     for name in ("b10", "b9", "a", "B1", "c"):
@@ -295,6 +299,7 @@ def test_orders_that_are_refused(drive: Drive, order: str) -> None:
     assert drive.call("GET", "files", orderBy=order).location == "orderBy"
 
 
+@pytest.mark.emulator
 def test_asking_for_parents_caps_the_page(drive: Drive) -> None:
     """Files resource, files.list: a page is never longer than 460 where parents are asked for, in files.list and changes.list."""
     start = drive.get("changes/startPageToken")["startPageToken"]
@@ -312,6 +317,7 @@ def test_asking_for_parents_caps_the_page(drive: Drive) -> None:
         assert len(drive.get("changes", pageToken=start, pageSize=1000, fields=fields)["changes"]) == expected
 
 
+@pytest.mark.emulator
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
@@ -332,6 +338,7 @@ def test_field_masks_filter_strictly(drive: Drive, fields: str, expected: dict[s
         assert set(answer["files"][0]) == expected["files"]
 
 
+@pytest.mark.emulator
 def test_nested_masks(drive: Drive) -> None:
     """Files resource: masks reach below: objects, and objects in lists; ``*`` is everything."""
     made = drive.create("x")

@@ -29,6 +29,7 @@ def test_default_fields_and_formats(drive: Drive) -> None:
     assert None not in folder.values()
 
 
+@pytest.mark.emulator
 def test_root_alias_and_default_parent(drive: Drive) -> None:
     """Files resource: ``root`` is an alias; without parents an item lands in the root; the root has none."""
     root = drive.item("root")
@@ -212,6 +213,7 @@ def test_trash_is_inherited(drive: Drive) -> None:
     assert [_trashed(drive, one) for one in (b, item, own, upper)] == [(False, False)] * 2 + [(True, True)] * 2
 
 
+@pytest.mark.emulator
 def test_delete_takes_descendants_and_empty_trash_the_trashed(drive: Drive) -> None:
     """Metadata calls: 204 without body; later 404; emptyTrash through the reserved id ``trash``; storage is given back."""
     a = drive.folder("a")
@@ -319,6 +321,7 @@ def test_head(drive: Drive) -> None:
     assert "date" in answer.headers
 
 
+@pytest.mark.emulator
 def test_shared_drives_there_are_none(drive: Drive) -> None:
     """Shared drives: drives.list is empty, a driveId is unknown, corpora=drive wants both flags."""
     assert drive.get("drives")["drives"] == []

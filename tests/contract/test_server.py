@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tests.contract.conftest import Drive, Server
 
+pytestmark = pytest.mark.emulator
 GRANULE = 256 * 1024
 
 
