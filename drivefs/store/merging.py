@@ -8,6 +8,7 @@ get by id can say that an item is gone; that a listing lacks it, or that the ser
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Iterable
@@ -22,6 +23,8 @@ from drivefs.store.tree import MY_DRIVE_INODE, Node, Tree
 from drivefs.store.views import View, merge
 
 __all__ = ["LINK_PROPERTY", "MODE_PROPERTY", "Merger", "properties_of"]
+
+log = logging.getLogger(__name__)
 
 # Private properties of an item (appProperties); Drive allows 124 bytes for key and value together.
 MODE_PROPERTY: Final = "drivefsMode"
@@ -197,7 +200,33 @@ class Merger:
         tree.update(node.inode, **columns)
         after = tree.get(node.inode)
         self._touch_folders(_place(node), _place(after))
-        return self._invalidations(node, after, pages=content_changed and not node.content_dirty)
+        stale = self._invalidations(node, after, pages=content_changed and not node.content_dirty)
+        if node.is_folder and after.local_parent not in (None, node.local_parent):
+            stale += self._break_circle(after)
+        return stale
+
+    def _break_circle(self, moved: Node) -> list[Invalidation]:
+        """Drive has ``moved`` in a folder that the user's own move, not sent yet, puts into ``moved``: that move is given up.
+
+        Drive would refuse it, and meanwhile both would hang in each other and nowhere else.
+        """
+        tree = self._tree
+        seen: set[int] = set()
+        folder = tree.find(moved.local_parent or 0)
+        unsent: Node | None = None
+        while folder is not None and folder.inode not in seen and folder.inode != moved.inode:
+            seen.add(folder.inode)
+            if folder.remote_exists and folder.local_parent != folder.remote_parent:
+                unsent = folder
+            folder = tree.find(folder.local_parent or 0)
+        if folder is None or folder.inode != moved.inode or unsent is None or unsent.remote_parent is None:
+            return []
+        log.warning("%r stays where Drive has it, for its new folder was moved elsewhere: into it", unsent.shown_name)
+        shown = tree.free_name(unsent.remote_parent, unsent.shown_name, unsent.inode)
+        tree.update(unsent.inode, local_parent=unsent.remote_parent, synced_parent=unsent.remote_parent, shown_name=shown)
+        after = tree.get(unsent.inode)
+        self._touch_folders(_place(unsent), _place(after))
+        return self._invalidations(unsent, after, pages=False)
 
     def _shown_name(self, node: Node, local: View, item: RemoteItem) -> str:
         """The name stays while its cause does; a changed or returning one must be free among the siblings."""
