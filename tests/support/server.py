@@ -37,6 +37,7 @@ class Server:
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
         self.root_id = ""
+        self.ready: dict[str, Any] = {}  # the line it printed
         self.start()
 
     def start(self) -> None:
@@ -44,7 +45,7 @@ class Server:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
         assert self.url in ("", ready["url"]), "the server came back at another address"
-        self._process, self.url, self.root_id = process, ready["url"], ready["root_id"]
+        self._process, self.ready, self.url, self.root_id = process, ready, ready["url"], ready["root_id"]
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End the process and wait for its end; nothing where it has ended already."""
