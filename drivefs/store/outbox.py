@@ -119,9 +119,12 @@ class Outbox:
         return ItemPatch(**fields)
 
     def answered(self, remote_id: str) -> None:
-        """Drive has stated the item after everything we sent of it; to be called with the statement merged."""
+        """Drive has stated the item after everything we sent of it; to be called with the statement merged.
+
+        A resumable session carries the fields it was opened with until its last byte arrives, whatever Drive states before.
+        """
         node = self._tree.by_remote_id(remote_id)
-        if node is not None and node.sent:
+        if node is not None and node.sent and node.session_uri is None:
             self._tree.update(node.inode, sent="")
 
     def must_wait(self, deletion: Node, *, ignoring: set[int]) -> bool:

@@ -128,6 +128,19 @@ async def rename(s: Schedule, world: World, step: Step) -> None:
 
 
 @operation
+async def there_and_back(s: Schedule, world: World, step: Step) -> None:
+    """Renamed, and renamed back about when the first rename is on its way to Drive."""
+    path = _file(step.i, s)
+    if path is None or f"{path}.away" in s.model:
+        return
+    for old, new in ((path, f"{path}.away"), (f"{path}.away", path)):
+        await world.rename(old, new)
+        s.model[new] = s.model.pop(old)
+        s.acknowledged()
+        await world.settle(1 + step.k / 100)
+
+
+@operation
 async def save(s: Schedule, world: World, step: Step) -> None:
     """As editors do: a temporary file beside it, then renamed over it."""
     path = FILES[step.i % len(FILES)]

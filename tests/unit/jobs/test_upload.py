@@ -426,3 +426,20 @@ async def test_an_answer_with_another_checksum_is_not_believed(world: World, fak
     await world.write("a", os.urandom(20))
     await world.drain()
     assert fake.files() == await world.contents()
+
+
+@pytest.mark.usefixtures("chunks")
+async def test_a_name_taken_back_while_a_session_carries_it(tmp_path: Path, fake: FakeDrive, autojump_clock: MockClock) -> None:
+    """A session that is resumed after a restart still carries the name it was opened with; the user's last name stands."""
+    async with open_world(tmp_path / "cache", fake) as world:
+        await world.write("a", b"base")
+        await world.drain()
+        await world.write("a", b"0123456789AB")
+        await world.rename("a", "away")
+        gate = fake.hold("send_chunk", after=True)
+        await gate.reached.wait()
+        await world.rename("away", "a")
+    async with open_world(tmp_path / "cache", fake) as world:
+        await world.drain()
+        assert await world.contents() == {"a": b"0123456789AB"}
+    assert fake.files() == {"a": b"0123456789AB"}
