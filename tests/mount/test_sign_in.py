@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ..support.consent import allow
 from ..support.mounts import Mount
 from ..support.server import Server
 from .conftest import NewMount
 
 DRIVE = "https://www.googleapis.com/auth/drive"
 REDIRECT = "http://127.0.0.1:9/back"
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Nobody listens where the browser would be sent."""
-
-    def redirect_request(self, *_args: Any, **_more: Any) -> None:
-        return None
-
-
-def _form(url: str, **fields: str) -> tuple[bytes, str]:
-    """Body and Location of the answer to a form."""
-    opener = urllib.request.build_opener(_Stay)
-    try:
-        with opener.open(url, urllib.parse.urlencode(fields).encode(), timeout=20) as answer:
-            return answer.read(), ""
-    except urllib.error.HTTPError as answer:
-        with answer:
-            if answer.code != 302:
-                raise
-            return b"", answer.headers["Location"]
 
 
 def _service_account(server: Server) -> Any:
@@ -48,14 +26,11 @@ def _authorized_user(server: Server) -> Any:
     """The file that a sign-in in the browser leaves: consent page, Allow, code, refresh token."""
     client = server.ask("POST", "/_emulator/clients", {"type": "installed"})["installed"]
     query = {"client_id": client["client_id"], "redirect_uri": REDIRECT, "response_type": "code", "scope": DRIVE}
-    page = server.call("GET", "/o/oauth2/v2/auth", None, **query).decode()
-    found = re.search(r'name="request" value="([^"]+)"', page)
-    assert found is not None, page
-    _, back = _form(f"{server.url}/o/oauth2/consent", request=found[1], scope=DRIVE, decision="allow")
-    code = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(back).query))["code"]
+    code = allow(server, f"/o/oauth2/v2/auth?{urllib.parse.urlencode(query)}")["code"]
     names = {"client_id": client["client_id"], "client_secret": client["client_secret"]}
-    body, _ = _form(client["token_uri"], grant_type="authorization_code", code=code, redirect_uri=REDIRECT, **names)
-    refresh_token = json.loads(body)["refresh_token"]
+    form = urllib.parse.urlencode({"grant_type": "authorization_code", "code": code, "redirect_uri": REDIRECT, **names})
+    answer = server.call("POST", "/token", form.encode(), kind="application/x-www-form-urlencoded")
+    refresh_token = json.loads(answer)["refresh_token"]
     return {"type": "authorized_user", "refresh_token": refresh_token, "token_uri": client["token_uri"], **names}
 
 
