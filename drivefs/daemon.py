@@ -195,7 +195,7 @@ class _Daemon:
         async with trio.open_nursery() as nursery:
             verbs = {"status": self._status, "flush": self._flush, "unmount": partial(self._unmount_verb, ended)}
             await nursery.start(control.serve, self._config.socket_path, verbs)
-            nursery.start_soon(self._obey_signals, ended)
+            await nursery.start(self._obey_signals, ended)
             on_ready()
             log.info("mounted at %s", self._config.mountpoint)
             await ended.wait()
@@ -204,8 +204,9 @@ class _Daemon:
                 await self._over.wait()
             nursery.cancel_scope.cancel()
 
-    async def _obey_signals(self, ended: trio.Event) -> None:
+    async def _obey_signals(self, ended: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
             async for number in signals:
                 log.info("%s: sending what is pending, then unmounting", signal.Signals(number).name)
                 sd_notify("STOPPING=1")
