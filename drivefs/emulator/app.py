@@ -13,6 +13,7 @@ from drivefs.emulator.faults.control import FaultControl
 from drivefs.emulator.faults.setup import FaultOptions, fault_wire
 from drivefs.emulator.listing import natural_key
 from drivefs.emulator.others import Others
+from drivefs.emulator.page import Page
 from drivefs.emulator.query import install_functions
 from drivefs.emulator.sharing import Sharing
 from drivefs.emulator.signin import SigningIn
@@ -56,7 +57,8 @@ class Emulator:
         handlers = {ApiError: respond, PlainError: respond, 404: not_routed, 405: not_routed, Exception: internal_error}
         app = Starlette(routes=routes, exception_handlers=handlers)
         door = fault_wire(app, store, self.traffic, gate, self._uploads.sessions, faults or FaultOptions())
-        app.routes.extend(FaultControl(door).routes())
+        faults_control = FaultControl(door)
+        app.routes.extend([*faults_control.routes(), *Page(store, self.traffic, faults_control.describe).routes()])
         admin.on_reset = door.rewind
         batch.app, others.app = door, app
         self.wire = Wire(door, self.traffic)

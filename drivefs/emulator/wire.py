@@ -92,6 +92,11 @@ def _from_a_web_page(scope: Scope) -> bool:
     return _is_loopback(scope.get("server")) and name != "localhost" and not _is_address(name.strip("[]"))
 
 
+def _is_control(scope: Scope) -> bool:
+    """Control calls, and the operator's page. (Behind the TLS door ``/`` is Google's, where nothing is.)"""
+    return bool(scope["path"].startswith(_ADMIN)) or (scope["path"] == "/" and scope["scheme"] == "http")
+
+
 async def _forbid(send: Send, sentence: str) -> None:
     body = sentence.encode() + b"\n"
     headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
@@ -138,7 +143,7 @@ class Wire:
         try:
             if _from_a_web_page(scope):
                 await _forbid(send, "This server does not answer web pages. Address it as 127.0.0.1 or localhost.")
-            elif not scope["path"].startswith(_ADMIN):
+            elif not _is_control(scope):
                 await self._counted(scope, receive, send)
             elif _is_loopback(scope.get("client")):
                 await self._app(scope, receive, send)

@@ -111,7 +111,7 @@ class FaultWire:
         self.rules_changed(None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.quiet or scope["path"].startswith(_ADMIN):
+        if self.quiet or scope["path"].startswith(_ADMIN) or scope["path"] == "/":
             await self._app(scope, receive, send)
             return
         if self.book.refresh():
