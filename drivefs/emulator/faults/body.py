@@ -13,10 +13,11 @@ from drivefs.emulator.faults.rules import Effects
 from drivefs.emulator.faults.timing import Bucket, Timer
 from drivefs.emulator.sessions import GRANULE
 
-__all__ = ["Answer", "Upload", "keep_only", "peek", "ranges_ignored"]
+__all__ = ["Answer", "Upload", "keep_only", "pause", "peek", "ranges_ignored"]
 
 _SMALLEST_PIECE: Final = 1024
 _PIECES_A_SECOND: Final = 50
+_LONGEST_SLEEP: Final = 0.2
 _PEEK_LIMIT: Final = 64 << 10
 
 
@@ -88,6 +89,13 @@ def _name_in(head: bytearray) -> str | None:
     return name if isinstance(name, str) else None
 
 
+async def pause(timer: Timer, connection: Connection, seconds: float) -> None:
+    """Wait, but not much longer than anybody waits at the other end."""
+    end = timer.now() + seconds
+    while (left := end - timer.now()) > 0 and not connection.transport.is_closing():
+        await timer.sleep(min(left, _LONGEST_SLEEP))
+
+
 class Upload:
     """Reads a request's body for the handler. ``broken``: it was cut, and the connection is to be reset.
 
@@ -139,7 +147,7 @@ class Answer:
     """Writes the handler's answer to the client. ``over``: nothing more will be sent, since the connection is ending."""
 
     def __init__(
-        self, send: Send, effects: Effects, connection: Connection | None, timer: Timer, *, hold: float, lines: list[Bucket]
+        self, send: Send, effects: Effects, connection: Connection, timer: Timer, *, hold: float, lines: list[Bucket]
     ) -> None:
         self._send, self._effects, self._connection, self._timer = send, effects, connection, timer
         self._hold, self._lines = hold, lines
@@ -154,7 +162,7 @@ class Answer:
         if self.over:
             return
         if message["type"] == "http.response.start":
-            await self._timer.sleep(self._hold)
+            await pause(self._timer, self._connection, self._hold)
             await self._begin(message)
         elif message["type"] == "http.response.body":
             await self._body(message)
@@ -168,7 +176,7 @@ class Answer:
             self._flip = (-1 - self._flip) % length if length else None
         stall = self._effects.stall
         if stall is not None and stall.at == 0:
-            await self._timer.sleep(stall.seconds)
+            await pause(self._timer, self._connection, stall.seconds)
         await self._send(message)
         await self._cut_here()
 
@@ -198,12 +206,12 @@ class Answer:
         self._at += len(piece)
         stall = self._effects.stall
         if stall is not None and stall.at == self._at:
-            await self._timer.sleep(stall.seconds)
+            await pause(self._timer, self._connection, stall.seconds)
         await self._cut_here()
 
     async def _cut_here(self) -> None:
         cut = self._effects.cut_response
-        if cut is None or cut.at != self._at or self._connection is None:
+        if cut is None or cut.at != self._at:
             return
         self.over = True
         if cut.how == "reset":

@@ -71,15 +71,17 @@ class Effects:
     offline: str | None = None
 
     def concern(self, call: Call) -> bool:
-        """Whether the effects can be seen on such a call at all: a rule strikes and counts only those."""
-        return (
-            (self.session_gone is None or call.upload_id is not None)
-            and (self.keep_chunk is None or call.name == "upload.chunk")
-            and (self.ignore_range is None or "range" in call.headers)
-            and (self.listing_lag is None or call.name == "files.list")
-            and (self.property_lag is None or call.name == "files.list")
-            and (self.changes_lag is None or call.name in ("changes.list", "changes.getStartPageToken"))
-        )
+        """Whether any of the effects can be seen on such a call: a rule strikes and counts only those."""
+        particular = [
+            (self.session_gone, call.upload_id is not None),
+            (self.keep_chunk, call.name == "upload.chunk"),
+            (self.ignore_range, "range" in call.headers),
+            (self.listing_lag, call.name == "files.list"),
+            (self.property_lag, call.name == "files.list"),
+            (self.changes_lag, call.name in ("changes.list", "changes.getStartPageToken")),
+        ]
+        given = [shows for effect, shows in particular if effect is not None]
+        return any(given) if given else True
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from drivefs.emulator.connection import Connection, connection_of, disconnected, without_connection
 from drivefs.emulator.faults import lag
 from drivefs.emulator.faults.answers import Canned, canned
-from drivefs.emulator.faults.body import Answer, Upload, keep_only, peek, ranges_ignored
+from drivefs.emulator.faults.body import Answer, Upload, keep_only, pause, peek, ranges_ignored
 from drivefs.emulator.faults.book import Book, Plan
 from drivefs.emulator.faults.conditions import Conditions, under
 from drivefs.emulator.faults.naming import Call, call_of
@@ -142,7 +142,7 @@ class FaultWire:
             await disconnected(receive)
             return
         latency = self._latency(call, effects, connection) if effects.offline is None else 0.0
-        await self._timer.sleep(latency / 2)
+        await pause(self._timer, connection, latency / 2)
         if effects.offline == "reset" or effects.reset == "before":
             connection.reset()
             await disconnected(receive)
@@ -165,7 +165,7 @@ class FaultWire:
         effects, kept = plan.effects, None
         if effects.ignore_range:
             scope = ranges_ignored(scope)
-        if effects.keep_chunk is not None:
+        if effects.keep_chunk is not None and call.name == "upload.chunk":
             scope, kept = keep_only(scope, call, effects.keep_chunk)
         shaper = self._shaper(plan)
         lines = shaper.up(connection) if shaper else []
