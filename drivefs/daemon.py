@@ -40,6 +40,7 @@ from drivefs.store.db import Database
 from drivefs.store.merging import Merger
 from drivefs.store.outbox import Unsent
 from drivefs.store.tree import Tree
+from drivefs.verbs import Verbs
 from drivefs.vfs.files import Files
 from drivefs.vfs.filesystem import Filesystem
 from drivefs.vfs.namespace import Namespace
@@ -53,6 +54,8 @@ _LATER_SIGN_IN: Final = 3.0
 _KEEP_DELETIONS_MS: Final = 24 * 3600 * 1000
 _LISTED_PENDING: Final = 100
 _OTHER_BUDGET: Final = 100 * DEFAULT_BUDGET  # beyond what one machine spends, yet low enough for its slowing down to be felt
+_ANSWER_TIME: Final = 5.0  # seconds for the last answer to reach its client
+_LAST_MOMENT: Final = 5.0  # seconds of sending that even a late drain gets
 _SPARE_CONNECTIONS: Final = 16  # for small calls, so that they never queue behind content
 
 
@@ -76,8 +79,12 @@ class _Daemon:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._stats = Stats()
-        self._since = time.time()
         self._unsent_at_end: list[Unsent] = []
+        # Until when a signal lets us go on sending, in trio's time.
+        self._drain_until: float | None = None
+        # Set when no client waits for the answer to its ``unmount``.
+        self._answering = trio.Event()
+        self._answering.set()
 
     async def serve(self, on_ready: Callable[[], None]) -> ExitCode:
         with Database(self._config.cache_dir) as db:
@@ -96,8 +103,8 @@ class _Daemon:
         drive = Drive(transport, self._credential(transport), config.api_root, stats, pacer=self._pacer())
         tree = self._tree = Tree(db)
         tree.forget_old_deletions(time.time_ns() // 10**6 - _KEEP_DELETIONS_MS)
-        cache = self._cache = Cache(db, tree, config.cache_size)
-        self._recover()
+        cache = Cache(db, tree, config.cache_size)
+        self._recover(cache)
         merger = Merger(tree)
         self._account = AccountInfo(drive, tree, stats)
         listing = Listing(drive, tree, merger, notifier.notify)
@@ -113,6 +120,7 @@ class _Daemon:
             delay=config.upload_delay,
             workers=config.uploads,
         )
+        self._verbs = Verbs(config, cache, self._account, self._uploader, stats)
         changes = Changes(drive, tree, merger, notifier.notify, self._uploader.rescan, stats, config.poll_interval)
         await self._sign_in(changes)
         names = Namespace(tree, cache, listing, self._uploader, read_only=config.read_only)
@@ -139,8 +147,8 @@ class _Daemon:
             raise UsageError("No account is configured. Give --credentials, or DRIVEFS_ACCESS_TOKEN, or --embedded.")
         return StaticToken(self._config.access_token)
 
-    def _recover(self) -> None:
-        for node, reason in self._cache.recover():
+    def _recover(self, cache: Cache) -> None:
+        for node, reason in cache.recover():
             path = self._tree.path(node)
             log.error("%r cannot be sent: %s", path, reason)
             self._stats.record_error(reason, path)
@@ -191,17 +199,16 @@ class _Daemon:
 
     async def _stay(self, ended: trio.Event, on_ready: Callable[[], None]) -> None:
         """Until the mount is over: by a command, by a signal, or because somebody ran umount."""
-        self._over = trio.Event()
         async with trio.open_nursery() as nursery:
-            verbs = {"status": self._status, "flush": self._flush, "unmount": partial(self._unmount_verb, ended)}
+            verbs = {"status": self._verbs.status, "flush": self._verbs.flush, "unmount": partial(self._unmount, ended)}
             await nursery.start(control.serve, self._config.socket_path, verbs)
             await nursery.start(self._obey_signals, ended)
             on_ready()
             log.info("mounted at %s", self._config.mountpoint)
             await ended.wait()
             await self._drain_leftovers()
-            if self._commanded:
-                await self._over.wait()
+            with trio.move_on_after(_ANSWER_TIME):  # the client that asked for the end may have gone
+                await self._answering.wait()
             nursery.cancel_scope.cancel()
 
     async def _obey_signals(self, ended: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
@@ -210,6 +217,7 @@ class _Daemon:
             async for number in signals:
                 log.info("%s: sending what is pending, then unmounting", signal.Signals(number).name)
                 sd_notify("STOPPING=1")
+                self._drain_until = trio.current_time() + self._config.drain_timeout
                 await self._uploader.drain(self._config.drain_timeout)
                 await self._detach(lazily=True)
                 await ended.wait()
@@ -217,7 +225,8 @@ class _Daemon:
 
     async def _drain_leftovers(self) -> None:
         """Whatever is pending now that no program can add to it."""
-        self._unsent_at_end = await self._uploader.drain(self._config.drain_timeout)
+        left = self._config.drain_timeout if self._drain_until is None else self._drain_until - trio.current_time()
+        self._unsent_at_end = await self._uploader.drain(max(left, _LAST_MOMENT))
         for unsent in self._unsent_at_end[:_LISTED_PENDING]:
             log.warning("not on Drive, kept in the cache: %r (%d bytes): %s", unsent.path, unsent.size, unsent.reason)
 
@@ -232,75 +241,16 @@ class _Daemon:
                 "Close the files and shells that are in it, then unmount again."
             )
 
-    # -- commands (the wire contract is that of drivefs.client) ----------------------------------------------------
-
-    async def _status(self, _arguments: Mapping[str, Any], _progress: control.Progress) -> dict[str, Any]:
-        unsent = self._uploader.unsent()
-        ages = [entry.age_s for entry in unsent]
-        return {
-            "mountpoint": os.fspath(self._config.mountpoint),
-            "pid": os.getpid(),
-            "api_root": self._config.api_root,
-            "embedded": self._config.embedded,
-            "account": self._account.email,
-            "cache_dir": os.fspath(self._config.cache_dir),
-            "read_only": self._config.read_only,
-            "since": self._since,
-            "pending_files": len(unsent),
-            "pending_bytes": sum(entry.size for entry in unsent),
-            "oldest_pending_age_s": max(ages) if ages else None,
-            "pending": [asdict(entry) for entry in unsent[:_LISTED_PENDING]],
-            "cache_bytes": self._cache.clean_bytes,
-            "cache_limit": self._cache.limit,
-            **self._stats.snapshot(),
-        }
-
-    async def _flush(self, arguments: Mapping[str, Any], progress: control.Progress) -> dict[str, Any]:
-        inodes = [await self._inode_of(str(path)) for path in arguments.get("paths", [])]
-        unsent = await self._drain_with_news(float(arguments["timeout"]), inodes, progress)
-        return {"unsent": [asdict(entry) for entry in unsent]}
-
-    async def _unmount_verb(self, ended: trio.Event, arguments: Mapping[str, Any], progress: control.Progress) -> Any:
-        unsent = await self._drain_with_news(float(arguments["timeout"]), [], progress)
+    async def _unmount(self, ended: trio.Event, arguments: Mapping[str, Any], progress: control.Progress) -> Any:
+        """The verb ``unmount``: send, unmount, answer, and let the daemon end; with anything unsent the mount stays."""
+        unsent = await self._verbs.drain(float(arguments["timeout"]), [], progress)
         if unsent:
             return {"unsent": [asdict(entry) for entry in unsent], "pid": os.getpid()}
-        self._commanded = True
+        self._answering = trio.Event()
         try:
             await self._detach(lazily=False)
-        except MountpointUnusable:
-            self._commanded = False
+        except BaseException:
+            self._answering.set()
             raise
         await ended.wait()
-        return control.Reply({"unsent": [], "pid": os.getpid()}, self._over.set)
-
-    _commanded = False
-
-    async def _drain_with_news(self, timeout: float, inodes: list[int], progress: control.Progress) -> list[Unsent]:
-        """Drain, and tell the client now and then how much is left."""
-        left = 0
-
-        def note(pending: int) -> None:
-            nonlocal left
-            left = pending
-
-        async def tell() -> None:
-            while True:
-                await trio.sleep(0.5)
-                await progress({"pending_files": left})
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(tell)
-            unsent = await self._uploader.drain(timeout, inodes, note)
-            nursery.cancel_scope.cancel()
-        return unsent
-
-    async def _inode_of(self, path: str) -> int:
-        """By the kernel's own lookup, so that links and aliases mean what they mean to programs."""
-        try:
-            status = await trio.to_thread.run_sync(os.stat, path)
-        except OSError as error:
-            raise UsageError(f"{path!r}: {error.strerror}. Name a file or folder inside {self._config.mountpoint}.") from error
-        here = await trio.to_thread.run_sync(os.stat, self._config.mountpoint)
-        if status.st_dev != here.st_dev:
-            raise UsageError(f"{path!r} does not lie in {self._config.mountpoint}. Name a file or folder inside it.")
-        return status.st_ino
+        return control.Reply({"unsent": [], "pid": os.getpid()}, self._answering.set)

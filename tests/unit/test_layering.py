@@ -31,14 +31,15 @@ LEVELS = {
     "fuse": 5,
     "control": 5,
     # The daemon, and what the command needs around it.
-    "daemon": 6,
-    "background": 6,
-    "embedded": 6,
-    "report": 6,
-    "settings": 6,
-    "launch": 7,
-    "cli": 8,
-    "__main__": 9,
+    "verbs": 6,
+    "daemon": 7,
+    "background": 7,
+    "embedded": 7,
+    "report": 7,
+    "settings": 7,
+    "launch": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 # Rooms outside the levels, and all of drivefs that they may import.
 ANNEXES: dict[str, set[str]] = {"client": set(), "colab": {"client"}, "emulator": set(), "drivefs_agent": {"client"}}

@@ -1,0 +1,94 @@
+"""What a command may ask of a running mount; the wire contract is that of ``drivefs.client``.
+
+The verb that ends the mount is the daemon's own, because it belongs to the mount's life.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+import trio
+
+from drivefs.base.config import Config
+from drivefs.base.errors import UsageError
+from drivefs.base.stats import Stats
+from drivefs.control import Progress
+from drivefs.jobs.account import AccountInfo
+from drivefs.jobs.upload import Uploader
+from drivefs.store.cache import Cache
+from drivefs.store.outbox import Unsent
+
+__all__ = ["Verbs"]
+
+_LISTED: Final = 100  # pending entries in one answer
+_NEWS_PERIOD: Final = 0.5
+
+
+class Verbs:
+    def __init__(self, config: Config, cache: Cache, account: AccountInfo, uploader: Uploader, stats: Stats) -> None:
+        self._config = config
+        self._cache = cache
+        self._account = account
+        self._uploader = uploader
+        self._stats = stats
+        self._since = time.time()
+
+    async def status(self, _arguments: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
+        unsent = self._uploader.unsent()
+        ages = [entry.age_s for entry in unsent]
+        return {
+            "mountpoint": os.fspath(self._config.mountpoint),
+            "pid": os.getpid(),
+            "api_root": self._config.api_root,
+            "embedded": self._config.embedded,
+            "account": self._account.email,
+            "cache_dir": os.fspath(self._config.cache_dir),
+            "read_only": self._config.read_only,
+            "since": self._since,
+            "pending_files": len(unsent),
+            "pending_bytes": sum(entry.size for entry in unsent),
+            "oldest_pending_age_s": max(ages) if ages else None,
+            "pending": [asdict(entry) for entry in unsent[:_LISTED]],
+            "cache_bytes": self._cache.clean_bytes,
+            "cache_limit": self._cache.limit,
+            **self._stats.snapshot(),
+        }
+
+    async def flush(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        inodes = [await self._inode_of(str(path)) for path in arguments.get("paths", [])]
+        unsent = await self.drain(float(arguments["timeout"]), inodes, progress)
+        return {"unsent": [asdict(entry) for entry in unsent]}
+
+    async def drain(self, timeout: float, inodes: list[int], progress: Progress) -> list[Unsent]:
+        """Drain, and tell the client now and then how much is left."""
+        left = 0
+
+        def note(pending: int) -> None:
+            nonlocal left
+            left = pending
+
+        async def tell() -> None:
+            while True:
+                await trio.sleep(_NEWS_PERIOD)
+                await progress({"pending_files": left})
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell)
+            unsent = await self._uploader.drain(timeout, inodes, note)
+            nursery.cancel_scope.cancel()
+        return unsent
+
+    async def _inode_of(self, path: str) -> int:
+        """By the kernel's own lookup, so that links and aliases mean what they mean to programs."""
+        try:
+            status = await trio.to_thread.run_sync(os.stat, path)
+        except OSError as error:
+            raise UsageError(f"{path!r}: {error.strerror}. Name a file or folder inside {self._config.mountpoint}.") from error
+        here = await trio.to_thread.run_sync(os.stat, self._config.mountpoint)
+        if status.st_dev != here.st_dev:
+            raise UsageError(f"{path!r} does not lie in {self._config.mountpoint}. Name a file or folder inside it.")
+        return status.st_ino
