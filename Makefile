@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTHON_FILES := drivefs agent tests $(wildcard bench)
 MOUNT ?= /content/drive
 
-.PHONY: help demo setup check test lint types lock clean
+.PHONY: help demo setup check test browser lint types lock clean
 
 help:
 	@echo "make demo    mount the embedded Drive at MOUNT=$(MOUNT), run the classic notebook cells, unmount"
@@ -31,8 +31,11 @@ types:
 check: setup lint types
 	$(BIN)/pytest -q -m "not slow and not mount"
 
-test: setup lint types
+test: browser lint types
 	$(BIN)/pytest -q
+
+browser:
+	@scripts/setup --tests
 
 lock: setup
 	scripts/lock
