@@ -30,6 +30,7 @@ from drivefs.emulator.connection import Connection
 from drivefs.emulator.faults.quota import MODELS
 from drivefs.emulator.faults.rules import RuleError
 from drivefs.emulator.faults.setup import FaultOptions
+from drivefs.emulator.settings import DEFAULT_SETTINGS, Settings
 from drivefs.emulator.store import FREE_TIER, Store
 from drivefs.emulator.tlsdoor import TlsDoor
 from drivefs.emulator.tokens import TOKEN_SECONDS
@@ -164,6 +165,7 @@ def serve(
     ca_dir: Path | None = None,
     token_seconds: int = TOKEN_SECONDS,
     faults: FaultOptions | None = None,
+    settings: Settings = DEFAULT_SETTINGS,
 ) -> None:
     """Serve until told to stop. data None: everything is in memory and in a temporary folder, and gone at the end.
 
@@ -179,6 +181,7 @@ def serve(
             tls = _tls_parts(host, tls_proxy_port, ca_dir.absolute() if ca_dir else folder / "ca")
             stack.enter_context(tls[1])
         store = Store.open(folder, in_memory=data is None, storage_limit=storage_limit)
+        store.settings = settings
         emulator = _emulator(store, tokens, faults or FaultOptions(), token_seconds)
         try:
             url = _url(host, listener)
@@ -244,6 +247,14 @@ def _run(
     asyncio.run(server.serve(sockets=[listener]))
 
 
+def _settings(given: tuple[str, ...]) -> Settings:
+    pairs = (one.partition("=")[::2] for one in given)
+    try:
+        return DEFAULT_SETTINGS.changed({name: int(value) if value.isdecimal() else value for name, value in pairs})
+    except ValueError as error:
+        raise _Refused(f"{error} Write --set NAME=NUMBER.") from None
+
+
 @click.command("emulator")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=0, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes any free one.")
@@ -275,6 +286,7 @@ def _run(
 @click.option(
     "--ca-dir", type=click.Path(path_type=Path, file_okay=False), help="Where that proxy's certificate authority is kept."
 )
+@click.option("--set", "settings", multiple=True, metavar="NAME=N", help="A limit or habit, as /_emulator/settings lists them.")
 @click.option("--faults", type=click.Path(path_type=Path), metavar="FILE", help="Rules (TOML, or .json), re-read when changed.")
 @click.option("--seed", default=0, show_default=True, metavar="N", help="Of everything that is left to chance.")
 @click.option("--latency", default="none", show_default=True, type=click.Choice(["none", "drive"]), help="drive = as Google's.")
@@ -293,6 +305,7 @@ def command(
     tls_proxy_port: int | None,
     ca_dir: Path | None,
     token_seconds: int,
+    settings: tuple[str, ...],
     faults: Path | None,
     **habits: Any,
 ) -> None:
@@ -310,6 +323,7 @@ def command(
         ca_dir=ca_dir,
         token_seconds=token_seconds,
         faults=FaultOptions(faults, **habits),
+        settings=_settings(settings),
     )
 
 

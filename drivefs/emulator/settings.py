@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["Settings"]
+__all__ = ["DEFAULT_SETTINGS", "Settings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +35,6 @@ class Settings:
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
+
+
+DEFAULT_SETTINGS: Final = Settings()

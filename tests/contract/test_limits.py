@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from drivefs.emulator import db
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +96,18 @@ def test_settings_that_are_refused(drive: Drive, body: dict[str, Any]) -> None:
     assert drive.send("GET", "/_emulator/settings").json() == before
 
 
+def test_settings_from_the_command_line(start: Callable[..., Any]) -> None:
+    """Options: --set gives a setting from the start; one that there is not ends the server with status 2."""
+    drive = start("--set", "depth_limit=1", "--set", "children_limit=7").drive
+    told = drive.send("GET", "/_emulator/settings").json()
+    assert (told["depth_limit"], told["children_limit"]) == (1, 7)
+    assert drive.call("POST", "files", {"parents": [drive.folder("d")]}).reason == "myDriveHierarchyDepthLimitExceeded"
+    for wrong in ("no_such=1", "depth_limit=x", "depth_limit"):
+        command = [sys.executable, "-m", "drivefs.emulator", "--set", wrong]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        assert (done.returncode, "--set NAME=NUMBER" in done.stderr) == (2, True)
+
+
 def test_a_drive_filled_at_once(drive: Drive) -> None:
     """Control: fill makes folders of files that are listed, downloaded and told by the feed like any others."""
     token = drive.get("changes/startPageToken")["startPageToken"]
@@ -108,10 +125,6 @@ def test_a_drive_filled_at_once(drive: Drive) -> None:
 
 def test_databases_of_before_are_brought_up_to_date(start: Callable[..., Any], tmp_path: Any) -> None:
     """Data folders: a database of the first version is migrated, and what is in it stays."""
-    import sqlite3
-
-    from drivefs.emulator import db
-
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
     old = sqlite3.connect(data / "drive.db", isolation_level=None)
