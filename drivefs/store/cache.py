@@ -1,7 +1,6 @@
 """Content files: which bytes of an item lie here, which of them exist nowhere else, and how much room they take.
 
-One sparse file for each revision that somebody reads, or that the user is changing, named by a number and never by a remote
-name: ``clean/XX/ID`` may be deleted at any time, ``dirty/XX/ID`` never.
+One row and one sparse file (store/files.py) for each revision that somebody reads, or that the user is changing.
 
 Invariants:
 - A content row says dirty before the first changed byte is written, so no kill leaves changed bytes in a file called clean.
@@ -16,25 +15,20 @@ Everything here is synchronous and runs on the trio thread, but for ``sync`` and
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
-from drivefs.base.errors import CacheUnusable, LocalDiskFull, PathError
+from drivefs.base.errors import LocalDiskFull, PathError
 from drivefs.base.model import RemoteItem
 from drivefs.base.ranges import RangeSet
 from drivefs.store.content import Content
 from drivefs.store.db import Database
+from drivefs.store.files import ContentFiles
 from drivefs.store.tree import Node, Tree
 
 __all__ = ["Cache"]
-
-log = logging.getLogger(__name__)
 
 _USED_RESOLUTION_MS: Final = 60_000
 _DEFAULT_LIMIT: Final = 50 * 10**9
@@ -46,11 +40,9 @@ class Cache:
     def __init__(self, db: Database, tree: Tree, limit: int | None = None) -> None:
         self._db = db
         self._tree = tree
-        self._directory = os.fspath(db.cache_dir)
+        self._files = ContentFiles(db.cache_dir, db.reserve)
         self._open: dict[int, Content] = {}
-        for name in ("clean", "dirty"):
-            os.makedirs(os.path.join(self._directory, name), mode=0o700, exist_ok=True)
-        self.limit = min(_DEFAULT_LIMIT, shutil.disk_usage(self._directory).free // 5) if limit is None else limit
+        self.limit = min(_DEFAULT_LIMIT, shutil.disk_usage(db.cache_dir).free // 5) if limit is None else limit
         self.clean_bytes = self._sum_clean()
 
     def _sum_clean(self) -> int:
@@ -78,7 +70,7 @@ class Cache:
             content_id = self._db.insert("content", row)
             generation = self._tree.get(inode).generation + 1
             self._tree.update(inode, content=content_id, content_dirty=1, generation=generation)
-            fd = self._new_file(content_id, dirty=True)
+            fd = self._files.create(content_id, dirty=True)
         content = Content(content_id, inode, fd, dirty=True)
         content.frozen_generation = False
         content.references = 1
@@ -120,7 +112,7 @@ class Cache:
 
     def _load(self, content_id: int) -> Content:
         row = self._db.execute("SELECT * FROM content WHERE id = ?", (content_id,)).fetchone()
-        fd, damaged = self._open_file(content_id, dirty=bool(row["dirty"]), size=row["base_size"])
+        fd, damaged = self._files.open(content_id, dirty=bool(row["dirty"]), size=row["base_size"])
         if damaged:
             self.clean_bytes -= self._held(content_id)
             self._db.execute("DELETE FROM extent WHERE content = ?", (content_id,))
@@ -134,48 +126,6 @@ class Cache:
             self._db.execute("UPDATE content SET used_ms = ? WHERE id = ?", (_now_ms(), content_id))
         self._open[content_id] = content
         return content
-
-    # -- files -----------------------------------------------------------------------------------------------------
-
-    def _path(self, content_id: int, *, dirty: bool) -> str:
-        return os.path.join(self._directory, "dirty" if dirty else "clean", f"{content_id % 256:02x}", str(content_id))
-
-    def _new_file(self, content_id: int, *, dirty: bool) -> int:
-        path = self._path(content_id, dirty=dirty)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        with _translated(self._directory):
-            try:
-                return os.open(path, flags, 0o600)
-            except FileNotFoundError:
-                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-                return os.open(path, flags, 0o600)
-
-    def _open_file(self, content_id: int, *, dirty: bool, size: int) -> tuple[int, bool]:
-        """(descriptor, whether clean bytes were lost). A kill between row and rename leaves the file in the other folder."""
-        path, other = self._path(content_id, dirty=dirty), self._path(content_id, dirty=not dirty)
-        if not os.path.exists(path) and os.path.exists(other):
-            self._move(content_id, dirty=dirty)
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            if dirty:
-                raise CacheUnusable(
-                    f"The unsent content {path} is missing from the cache directory; somebody removed it. "
-                    "Restore it from a backup, or delete the file in the mount to get rid of this message."
-                ) from None
-            fd = self._new_file(content_id, dirty=False)
-        damaged = not dirty and os.fstat(fd).st_size != size
-        if damaged:
-            with _translated(self._directory):
-                os.ftruncate(fd, 0)
-                os.ftruncate(fd, size)
-        return fd, damaged
-
-    def _move(self, content_id: int, *, dirty: bool) -> None:
-        """Bring the file into the folder that its row names; the database has been told before."""
-        source, target = self._path(content_id, dirty=not dirty), self._path(content_id, dirty=dirty)
-        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-        os.rename(source, target)
 
     # -- changing --------------------------------------------------------------------------------------------------
 
@@ -206,7 +156,7 @@ class Cache:
         if was_clean:
             self.clean_bytes -= content.present.size
             content.dirty = True
-            self._move(content.id, dirty=True)
+            self._files.move(content.id, dirty=True)
         content.frozen_generation = False
 
     def wrote(self, content: Content, start: int, end: int) -> None:
@@ -234,8 +184,7 @@ class Cache:
         self.begin_change(content)
         # The file before the rows: a file shorter than its base_size says by itself that a cut was under way, while rows that
         # were cut before their file would call the old bytes, and the holes between them, local.
-        with _translated(self._directory):
-            os.ftruncate(content.fd, size)
+        self._files.truncate(content.fd, size)
         content.size = size
         content.mtime_ns = time.time_ns()
         if size < content.base_size:
@@ -273,22 +222,8 @@ class Cache:
                 self._save_filled(content)
 
     def write_bytes(self, content: Content, data: bytes | memoryview, offset: int) -> None:
-        """pwrite the whole of ``data``. Touches no row, so it may run in a thread; LocalDiskFull where there is no room."""
-        view = memoryview(data)
-        if not self._db.reserve.hold():
-            raise self._disk_full()
-        while view:
-            try:
-                written = os.pwrite(content.fd, view, offset)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                self._db.reserve.release()
-                raise self._disk_full() from error
-            view, offset = view[written:], offset + written
-
-    def _disk_full(self) -> LocalDiskFull:
-        return LocalDiskFull(f"The file system that holds the cache {self._directory} is full. Free some space there.")
+        """Touches no row, so it may run in a thread; LocalDiskFull where there is no room."""
+        self._files.write(content.fd, data, offset)
 
     def _record(self, content: Content, start: int, end: int) -> None:
         """Make [start, end) known as present, in memory and in the database."""
@@ -366,7 +301,7 @@ class Cache:
         content.present = RangeSet([(0, size)])
         content.unsaved = RangeSet()
         if was_dirty:
-            self._move(content.id, dirty=False)
+            self._files.move(content.id, dirty=False)
 
     def _show_newer(self, content: Content, item: RemoteItem) -> None:
         """The feed may have told of a stranger's version newer than ``item`` before the answer to our upload came."""
@@ -386,11 +321,7 @@ class Cache:
 
     def sync(self, content: Content) -> None:
         """Make content and rows survive a power cut. Blocks: run it in a thread."""
-        with _translated(self._directory):
-            os.fdatasync(content.fd)
-            path = self._path(content.id, dirty=content.dirty)
-            for directory in (os.path.dirname(path), os.path.dirname(os.path.dirname(path))):
-                _sync_directory(directory)
+        self._files.sync(content.fd, content.id, dirty=content.dirty)
         self._db.commit_durably()
 
     # -- room ------------------------------------------------------------------------------------------------------
@@ -418,11 +349,7 @@ class Cache:
             if node is not None and node.content == content_id:
                 self._tree.update(node.inode, content=None, content_dirty=0)
         self.clean_bytes -= 0 if row["dirty"] else held
-        for dirty in (False, True):
-            try:
-                os.unlink(self._path(content_id, dirty=dirty))
-            except FileNotFoundError:
-                continue
+        self._files.remove(content_id)
 
     def _held(self, content_id: int) -> int:
         """Bytes that the rows call present."""
@@ -448,40 +375,19 @@ class Cache:
             self._discard(row["id"], self._tree.find(row["inode"]))
 
     def _sort_files(self) -> None:
-        """Bring each file to where its row says, and remove what has no row: a kill came between the one and the other."""
         rows = {int(row["id"]): bool(row["dirty"]) for row in self._db.execute("SELECT id, dirty FROM content")}
         sequence = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'content'").fetchone()
-        given_out = 0 if sequence is None else int(sequence["seq"])
-        for dirty in (False, True):
-            for path in list((self._db.cache_dir / ("dirty" if dirty else "clean")).glob("*/*")):
-                number = int(path.name)
-                if number in rows:
-                    if rows[number] != dirty:
-                        self._move(number, dirty=not dirty)
-                elif not dirty or number <= given_out or not path.stat().st_size:
-                    path.unlink()
-                else:
-                    self._put_aside(path)
-
-    def _put_aside(self, path: Path) -> None:
-        """Unsent bytes of a database that is gone. Nobody may come to write over them, so they are kept under another name."""
-        place = self._db.cache_dir / "lost+found" / f"{time.time_ns()}-{path.name}"
-        place.parent.mkdir(mode=0o700, exist_ok=True)
-        path.rename(place)
-        log.error("unsent content that no file belongs to was found; it is kept as %s", place)
+        self._files.sort(rows, 0 if sequence is None else int(sequence["seq"]))
 
     def _recover_size(self, node: Node) -> bool:
         """The length of an unsent file is the length of its content file: writes after the last close are kept too."""
-        for dirty in (True, False):
-            try:
-                status = os.stat(self._path(node.content or 0, dirty=dirty))
-            except FileNotFoundError:
-                continue
-            if status.st_size != node.size:
-                mtime = status.st_mtime_ns
-                self._tree.update(node.inode, size=status.st_size, mtime_ns=mtime, local_mtime_ms=mtime // 10**6)
-            return True
-        return False
+        status = self._files.find(node.content or 0)
+        if status is None:
+            return False
+        if status.st_size != node.size:
+            mtime = status.st_mtime_ns
+            self._tree.update(node.inode, size=status.st_size, mtime_ns=mtime, local_mtime_ms=mtime // 10**6)
+        return True
 
     def check_invariants(self) -> None:
         """Raise AssertionError where rows contradict each other. For tests."""
@@ -494,22 +400,3 @@ class Cache:
 
 def _now_ms() -> int:
     return time.time_ns() // 10**6
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _translated(directory: str) -> Iterator[None]:
-    """Turn a full disk into LocalDiskFull; anything else is a defect or broken hardware and stays what it is."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise LocalDiskFull(f"The file system that holds {directory} is full. Free some space there.") from error
-        raise
