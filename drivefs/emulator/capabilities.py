@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from drivefs.emulator import access
 from drivefs.emulator.access import COMMENTER, FILE_ORGANIZER, ORGANIZER, OWNER, WRITER, View
-from drivefs.emulator.fields import Mask, sub
+from drivefs.emulator.fields import Mask
 from drivefs.emulator.values import FOLDER, is_google_type
 
 __all__ = ["capabilities"]
@@ -25,6 +25,7 @@ class _Case(NamedTuple):
     in_drive: bool
     locked: bool
     writers_only: bool  # copyRequiresWriterPermission
+    owner_shares: bool  # not writersCanShare
 
     @property
     def owns(self) -> bool:
@@ -83,7 +84,7 @@ def _sharing(case: _Case) -> dict[str, bool]:
         "canAcceptOwnership": False,
         "canChangeCopyRequiresWriterPermission": item and case.at_least(OWNER, ORGANIZER),
         "canChangeViewersCanCopyContent": item and case.at_least(OWNER, ORGANIZER),
-        "canShare": (item or case.in_drive) and case.at_least(WRITER, FILE_ORGANIZER),
+        "canShare": (item or case.in_drive) and case.at_least(OWNER if case.owner_shares else WRITER, ORGANIZER),
     }
 
 
@@ -105,5 +106,6 @@ def capabilities(row: sqlite3.Row, view: View, mask: Mask) -> dict[str, bool]:
         row["drive"] is not None,
         access.locked(row),
         '"copyRequiresWriterPermission": true' in row["extra"],
+        '"writersCanShare": false' in row["extra"],
     )
-    return _told(case, tuple(mask)) if sub(mask, "*") is None or mask else _told(case, ())
+    return _told(case, tuple(mask))

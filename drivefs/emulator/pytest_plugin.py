@@ -28,7 +28,11 @@ def drive_emulator_server(drive_emulator_arguments: tuple[str, ...]) -> Iterator
 
 
 @pytest.fixture
-def drive_emulator(drive_emulator_server: Running) -> Running:
-    """An empty Drive."""
-    drive_emulator_server.reset()
-    return drive_emulator_server
+def drive_emulator(drive_emulator_server: Running) -> Iterator[Running]:
+    """An empty Drive. What a test sets, and the faults it asks for, end with it."""
+    drive = drive_emulator_server
+    drive.reset()
+    before = drive.control("settings")
+    yield drive
+    drive.control("settings", before)
+    drive.control("faults", method="DELETE")

@@ -27,11 +27,13 @@ USE = """
 
     def test_one(drive_emulator):
         put(drive_emulator, "a")
+        drive_emulator.control("settings", {"depth_limit": 5})
         assert [one["path"] for one in drive_emulator.tree()] == ["a"]
         assert drive_emulator.requests()["by_method"] == {"files.create": 1}
 
     def test_two(drive_emulator):
         assert drive_emulator.tree() == []
+        assert drive_emulator.control("settings")["depth_limit"] == 100
         assert drive_emulator.control("settings", {"depth_limit": 3})["depth_limit"] == 3
 """
 
