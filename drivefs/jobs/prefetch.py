@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from drivefs.base.errors import DriveFSError, RangeNotSatisfiable, RemoteNotFound, ServerFault
+from drivefs.base.errors import AccessDenied, DriveFSError, RangeNotSatisfiable, RemoteNotFound, ServerFault
 from drivefs.base.ranges import Range
 from drivefs.base.stats import Stats
 from drivefs.remote.drive import Drive
@@ -193,9 +193,24 @@ class Prefetch:
         if wanted == (0, content.remote_size) and wanted.size <= _WHOLE:
             await self._download_whole(content, remote_id, arrived)
             return True
-        # By revision, so that two requests around a remote edit can never mix two versions of a file.
-        await self._drive.download(remote_id, *wanted, arrived, revision=content.revision, size=content.remote_size)
+        try:
+            # By revision, so that two requests around a remote edit can never mix two versions of a file.
+            await self._drive.download(remote_id, *wanted, arrived, revision=content.revision, size=content.remote_size)
+        except (AccessDenied, RemoteNotFound):
+            await self._download_head(content, remote_id, wanted, arrived)
         return False
+
+    async def _download_head(self, content: Content, remote_id: str, wanted: Range, arrived: _Sink) -> None:
+        """Where Drive does not show the revision (to viewers, and now and then to anybody, just after it was made).
+
+        The head's bytes are ours if the head is still our revision after they came: head revisions do not come back.
+        """
+        pieces: dict[int, bytes] = {}
+        await self._drive.download(remote_id, *wanted, pieces.__setitem__, revision=None, size=content.remote_size)
+        if (await self._drive.get(remote_id)).revision != content.revision:
+            raise RemoteNotFound("The file was changed on Drive while it was read; open it again.", status=404)
+        for offset, data in pieces.items():
+            arrived(offset, data)
 
     async def _download_whole(self, content: Content, remote_id: str, arrived: _Sink) -> None:
         """A small file in one request, checked before anybody sees it."""

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from drivefs.base.errors import RemoteUnreachable, ServerFault
+from drivefs.base.errors import AccessDenied, RemoteNotFound, RemoteUnreachable, ServerFault
 from drivefs.base.ranges import Range, RangeSet
 from drivefs.jobs.prefetch import Window
 from drivefs.store.content import Content
@@ -187,3 +187,30 @@ async def test_an_edit_between_two_requests_does_not_mix_versions(
     assert os.pread(content.fd, 40, 0) == b"a" * 40
     world.cache.close(content)
     assert await world.read("a") == b"b" * 40
+
+
+async def test_a_viewer_reads_the_head_where_the_revision_is_refused(
+    world: World, fake: FakeDrive, autojump_clock: MockClock
+) -> None:
+    """Drive may keep revisions from those who can only view: the head is read, and known to be the same revision."""
+    data = random.Random(7).randbytes(6 * MIB)
+    fake.put_file("a", data)
+    await world.changes.poll()
+    handle = await world.open("a")
+    fake.fail("download", AccessDenied("no revisions for you", status=403))
+    assert await world.files.read(handle, 5 * MIB, 4096) == data[5 * MIB : 5 * MIB + 4096]
+    world.close(handle)
+
+
+async def test_the_head_is_not_taken_for_a_revision_that_it_is_no_more(
+    world: World, fake: FakeDrive, autojump_clock: MockClock
+) -> None:
+    """The file was changed on Drive to the same length, and our revision cannot be had: an error, never the other bytes."""
+    file_id = fake.put_file("a", bytes(6 * MIB)).id
+    await world.changes.poll()
+    handle = await world.open("a")
+    fake.edit(file_id, b"x" * (6 * MIB))
+    fake.fail("download", AccessDenied("no revisions for you", status=403))
+    with pytest.raises(RemoteNotFound):
+        await world.files.read(handle, 5 * MIB, 4096)
+    world.close(handle)
