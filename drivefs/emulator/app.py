@@ -11,6 +11,7 @@ from drivefs.emulator.calls import Calls
 from drivefs.emulator.errors import ApiError, PlainError, internal_error, not_routed, respond
 from drivefs.emulator.faults.control import FaultControl
 from drivefs.emulator.faults.setup import FaultOptions, fault_wire
+from drivefs.emulator.legacy import Legacy
 from drivefs.emulator.listing import natural_key
 from drivefs.emulator.others import Others
 from drivefs.emulator.page import Page
@@ -45,7 +46,7 @@ class Emulator:
         self._uploads = Uploads(calls)
         admin = Admin(store, self.traffic, self._uploads.sessions, gate)
         batch = Batch(self.traffic)
-        others, sharing = Others(store), Sharing(calls)
+        others, sharing, legacy = Others(store), Sharing(calls), Legacy(store)
         routes: list[BaseRoute] = [
             *calls.routes(),
             *self._uploads.routes(),
@@ -53,14 +54,14 @@ class Emulator:
             *signing_in.routes(),
             *admin.routes(),
         ]
-        routes += [*sharing.routes(), *others.routes()]
+        routes += [*sharing.routes(), *others.routes(), *legacy.routes()]
         handlers = {ApiError: respond, PlainError: respond, 404: not_routed, 405: not_routed, Exception: internal_error}
         app = Starlette(routes=routes, exception_handlers=handlers)
         door = fault_wire(app, store, self.traffic, gate, self._uploads.sessions, faults or FaultOptions())
         faults_control = FaultControl(door)
         app.routes.extend([*faults_control.routes(), *Page(store, self.traffic, faults_control.describe).routes()])
         admin.on_reset = door.rewind
-        batch.app, others.app = door, app
+        batch.app, others.app, legacy.app = door, app, app
         self.wire = Wire(door, self.traffic)
 
     def close(self) -> None:
