@@ -14,7 +14,7 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Traffic", "Wire"]
+__all__ = ["Traffic", "Wire", "is_control"]
 
 # As captured from the real front end; there is no ETag on v3 answers.
 _HEADERS: Final = [
@@ -92,7 +92,7 @@ def _from_a_web_page(scope: Scope) -> bool:
     return _is_loopback(scope.get("server")) and name != "localhost" and not _is_address(name.strip("[]"))
 
 
-def _is_control(scope: Scope) -> bool:
+def is_control(scope: Scope) -> bool:
     """Control calls, and the operator's page. (Behind the TLS door ``/`` is Google's, where nothing is.)"""
     return bool(scope["path"].startswith(_ADMIN)) or (scope["path"] == "/" and scope["scheme"] == "http")
 
@@ -143,7 +143,7 @@ class Wire:
         try:
             if _from_a_web_page(scope):
                 await _forbid(send, "This server does not answer web pages. Address it as 127.0.0.1 or localhost.")
-            elif not _is_control(scope):
+            elif not is_control(scope):
                 await self._counted(scope, receive, send)
             elif _is_loopback(scope.get("client")):
                 await self._app(scope, receive, send)

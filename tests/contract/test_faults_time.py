@@ -253,3 +253,14 @@ def test_the_bytes_of_a_day_in_a_session(start: Callable[..., Server]) -> None:
     assert first.status == 308
     rest = {"Content-Range": f"bytes {256 << 10}-{(512 << 10) - 1}/*"}
     assert drive.send("PUT", session, body=b"1" * (256 << 10), headers=rest).reason == "userRateLimitExceeded"
+
+
+def test_each_user_has_an_allowance(start: Callable[..., Server]) -> None:
+    """What one account spends does not count for another, but for the project."""
+    drive = start("--quota", "units-2026", "--quota-scale", "0.001").drive
+    body = json.dumps({"email": "other@example.com"})
+    token = drive.send("POST", "/_emulator/users", body=body, token=None).json()["token"]
+    assert [drive.send("GET", "/drive/v3/files").status for _ in range(4)] == [200, 200, 200, 403]
+    assert [drive.send("GET", "/drive/v3/files", token=token).status for _ in range(4)] == [200, 200, 200, 403]
+    quota = drive.send("GET", "/_emulator/faults", token=None).json()["quota"]
+    assert (sorted(quota["users"].values()), quota["project"]) == ([300, 300], 600)

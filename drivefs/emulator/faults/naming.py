@@ -24,8 +24,15 @@ _SPECIAL: Final = {
     "/drive/v3/changes/startPageToken": "changes.getStartPageToken",
     "/drive/v3/changes/watch": "changes.watch",
     "/token": "oauth2.token",
+    "/o/oauth2/auth": "oauth2.auth",
+    "/o/oauth2/v2/auth": "oauth2.auth",
+    "/device/code": "oauth2.device",
+    "/revoke": "oauth2.revoke",
+    "/tokeninfo": "oauth2.tokeninfo",
     "/batch": "batch",
     "/batch/drive/v3": "batch",
+    "/discovery/v1/apis/drive/v3/rest": "discovery.getRest",
+    "/$discovery/rest": "discovery.getRest",
 }
 _COLLECTIONS: Final = frozenset(
     {"about", "accessproposals", "apps", "approvals", "changes", "channels", "comments", "drives", "files", "operations"}

@@ -15,7 +15,7 @@ from drivefs.emulator.faults.naming import Call
 from drivefs.emulator.faults.profile import DriveProfile
 from drivefs.emulator.faults.quota import MODELS, UPLOAD_BYTES_PER_DAY, Quota
 from drivefs.emulator.faults.timing import Timer
-from drivefs.emulator.faults.wire import FaultWire, Hooks
+from drivefs.emulator.faults.wire import FaultWire, Hooks, bearer
 from drivefs.emulator.sessions import Sessions
 from drivefs.emulator.store import Store
 from drivefs.emulator.wire import Traffic
@@ -58,12 +58,18 @@ def fault_wire(app: ASGIApp, store: Store, traffic: Traffic, gate: Gate, session
         await sessions.cancel(session)
 
     hooks = Hooks(
-        user=lambda _call: "me",
+        user=lambda call: _user(store, call),
         expire=gate.expire,
         drop_session=drop_session,
         names=lambda call: _names(store, call),
     )
     return FaultWire(app, store, traffic, book, hooks, quota=options.make_quota(timer), profile=profile, timer=timer)
+
+
+def _user(store: Store, call: Call) -> str:
+    """The account whose token a call brings. Requests of upload sessions may bring none: then the main one."""
+    row = store.connection.execute("SELECT user FROM user_tokens WHERE token = ?", (bearer(call),)).fetchone()
+    return str(row["user"]) if row else "me"
 
 
 def _names(store: Store, call: Call) -> tuple[str, ...]:

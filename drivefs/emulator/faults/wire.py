@@ -28,11 +28,10 @@ from drivefs.emulator.faults.quota import Quota
 from drivefs.emulator.faults.rules import Effects, Rule, Status
 from drivefs.emulator.faults.timing import Shaper, Spread, Timer
 from drivefs.emulator.store import Store
-from drivefs.emulator.wire import Traffic
+from drivefs.emulator.wire import Traffic, is_control
 
-__all__ = ["FaultWire", "Hooks"]
+__all__ = ["FaultWire", "Hooks", "bearer"]
 
-_ADMIN: Final = "/_emulator"
 _IN_BATCH: Final = "drivefs.in_batch"
 
 
@@ -62,7 +61,8 @@ def _conditions(effects: Effects) -> Conditions:
     )
 
 
-def _bearer(call: Call) -> str:
+def bearer(call: Call) -> str:
+    """The access token that a call brings, or nothing."""
     scheme, _, token = call.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else call.query.get("access_token", "")
 
@@ -111,7 +111,7 @@ class FaultWire:
         self.rules_changed(None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.quiet or scope["path"].startswith(_ADMIN) or scope["path"] == "/":
+        if self.quiet or is_control(scope):
             await self._app(scope, receive, send)
             return
         if self.book.refresh():
@@ -223,7 +223,7 @@ class FaultWire:
 
     async def _refused_by_rule(self, call: Call, effects: Effects) -> Canned | None:
         if effects.token_expired:
-            self._hooks.expire(_bearer(call))
+            self._hooks.expire(bearer(call))
             return canned(Status(401, "authError"))
         if effects.session_gone is not None and call.upload_id is not None:
             await self._hooks.drop_session(call.upload_id)
