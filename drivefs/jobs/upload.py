@@ -76,6 +76,8 @@ class Uploader:
         # When each node is due, in trio's time. The heap may hold outdated entries; the dict is right.
         self._due: dict[int, float] = {}
         self._heap: list[tuple[float, int]] = []
+        # When the oldest change was made that the next upload of a node will carry.
+        self._changed: dict[int, float] = {}
         self._running: set[int] = set()
         self._again: set[int] = set()
         self._writers: Counter[int] = Counter()
@@ -89,13 +91,18 @@ class Uploader:
     # -- told by the file system -----------------------------------------------------------------------------------
 
     def schedule(self, inode: int, delay: float | None = None) -> None:
-        """The node has changed: it is due after ``delay`` seconds (default: the configured delay), counted anew each time."""
+        """The node has changed: it is due after ``delay`` seconds (default: the configured delay).
+
+        Each change counts them anew, but for a minute at most, so that a file rewritten every second reaches Drive too.
+        """
         if inode in self._running:
             self._again.add(inode)
             return
         if delay is None:
             delay = 0 if self._drains else self._delay  # the last close may come after the drain that is to send the file
-        due = trio.current_time() + delay
+        now = trio.current_time()
+        latest = self._changed.setdefault(inode, now) + max(_LONGEST_PAUSE, self._delay)
+        due = max(now, min(now + delay, latest))
         self._due[inode] = due
         heapq.heappush(self._heap, (due, inode))
         self._wake.set()
@@ -210,6 +217,7 @@ class Uploader:
                 continue
             del self._due[inode]
             if not self._parked(inode):
+                self._changed.pop(inode, None)
                 return inode
         return None
 
@@ -219,6 +227,7 @@ class Uploader:
         step = Step.NOTHING if node is None else self._outbox.next_step(node)
         if node is None or step is Step.NOTHING:
             self._failures.pop(inode, None)
+            self._changed.pop(inode, None)
             self._announce()
             return True
         if step is Step.WAIT_FOR_PARENT:

@@ -57,6 +57,17 @@ async def test_ten_renames_cost_one_call(world: World, fake: FakeDrive, autojump
     assert fake.tree()["a10"][0].modified_ms == 5000
 
 
+async def test_a_file_rewritten_every_second_reaches_drive_within_a_minute(
+    world: World, fake: FakeDrive, autojump_clock: MockClock
+) -> None:
+    """A status file that never rests is sent now and then, not never."""
+    for n in range(150):
+        await world.write("a", str(n).encode())
+        await world.settle(1)
+    assert 1 <= sum(changes(fake).values()) <= 4
+    assert int(fake.files()["a"]) >= 100
+
+
 async def test_many_writes_cost_one_upload(world: World, fake: FakeDrive, autojump_clock: MockClock) -> None:
     """Each change puts the upload off, so that what changes often is sent once."""
     for n in range(20):
