@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import ipaddress
 import json
 import os
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import uvicorn
 
+from drivefs.emulator import datafolder
 from drivefs.emulator.app import Emulator
 from drivefs.emulator.certificates import Authority, AuthorityError
 from drivefs.emulator.connection import Connection
+from drivefs.emulator.datafolder import Refused
 from drivefs.emulator.faults.quota import MODELS
 from drivefs.emulator.faults.rules import RuleError
 from drivefs.emulator.faults.setup import FaultOptions
@@ -35,20 +34,10 @@ from drivefs.emulator.store import FREE_TIER, Store
 from drivefs.emulator.tlsdoor import TlsDoor
 from drivefs.emulator.tokens import TOKEN_SECONDS
 
-__all__ = ["EXIT_IN_USE", "command", "main", "serve"]
+__all__ = ["command", "main", "serve"]
 
-EXIT_USAGE: Final = 2
-EXIT_IN_USE: Final = 8  # the data folder is used by another server
 _GRACE_SECONDS: Final = 2  # for answers under way when the server is told to stop
 _KEEP_ALIVE_SECONDS: Final = 240
-
-
-class _Refused(click.ClickException):
-    exit_code = EXIT_USAGE
-
-
-class _InUse(click.ClickException):
-    exit_code = EXIT_IN_USE
 
 
 class _Server(uvicorn.Server):
@@ -78,30 +67,6 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _lock_data(folder: Path) -> int:
-    """Hold ``folder/lock`` for as long as the process lives. The file holds the owner's pid."""
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(fd)
-        message = f"{folder} is in use by another emulator (pid {pid}). Stop that one, or choose another --data folder."
-        raise _InUse(message) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
-
-
-def _former_port(folder: Path) -> int:
-    """The port of the last server on this folder, so that resumable session addresses stay good; 0 where none is known."""
-    try:
-        url = str(json.loads((folder / "server.json").read_text())["url"])
-        return int(url.rsplit(":", 1)[1])
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
-        return 0
-
-
 def _listen(host: str, port: int, former_port: int) -> socket.socket:
     if port == 0 and former_port:
         with contextlib.suppress(OSError):  # taken by someone else meanwhile: any port will do
@@ -110,7 +75,7 @@ def _listen(host: str, port: int, former_port: int) -> socket.socket:
         return _bind(host, port)
     except OSError as error:
         message = f"cannot listen on {host}:{port} ({error}). Choose another --host or --port; port 0 takes any free one."
-        raise _Refused(message) from None
+        raise Refused(message) from None
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -119,38 +84,6 @@ def _bind(host: str, port: int) -> socket.socket:
     # body are two writes.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
-
-
-def _write_server_file(folder: Path, ready: dict[str, Any]) -> None:
-    """``folder/server.json``, all of it or none, for the owner only."""
-    temporary = folder / f".server.json.{os.getpid()}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w") as file:
-        json.dump({"url": ready["url"], "pid": ready["pid"]}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(temporary, folder / "server.json")
-
-
-@contextlib.contextmanager
-def _folder(data: Path | None) -> Iterator[Path]:
-    """The folder to work in: the given one, locked, or a temporary one that goes at the end."""
-    if data is None:
-        with tempfile.TemporaryDirectory(prefix="drivefs-emulator-") as temporary:
-            yield Path(temporary)
-        return
-    try:
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise _Refused(f"cannot use {data} as data folder ({error.strerror}). Choose another --data folder.") from None
-    owner = data.stat()
-    if owner.st_uid not in (0, os.geteuid()) or owner.st_mode & 0o022:
-        raise _Refused(f"others may write in {data}. Choose a --data folder of your own, with mode 0700.")
-    lock = _lock_data(data)
-    try:
-        yield data
-    finally:
-        os.close(lock)
 
 
 def serve(
@@ -174,8 +107,8 @@ def serve(
     """
     data = data.absolute() if data else None
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(_folder(data))
-        listener = stack.enter_context(_listen(host, port, _former_port(folder)))
+        folder = stack.enter_context(datafolder.working_folder(data))
+        listener = stack.enter_context(_listen(host, port, datafolder.former_port(folder)))
         tls = None
         if tls_proxy_port is not None:
             tls = _tls_parts(host, tls_proxy_port, ca_dir.absolute() if ca_dir else folder / "ca")
@@ -189,7 +122,7 @@ def serve(
             if tls:
                 ready |= {"tls_proxy": _url(host, tls[1]), "ca": str(tls[0].path)}
             if data is not None:
-                _write_server_file(data, ready)
+                datafolder.write_server_file(data, ready)
             _run(emulator, listener, idle_exit, ready, tls)
         finally:
             emulator.close()
@@ -200,7 +133,7 @@ def _emulator(store: Store, tokens: tuple[str, ...], faults: FaultOptions, token
         return Emulator(store, frozenset(tokens), faults, token_seconds)
     except RuleError as error:
         store.close()
-        raise _Refused(str(error)) from None
+        raise Refused(str(error)) from None
 
 
 def _url(host: str, listener: socket.socket) -> str:
@@ -210,11 +143,11 @@ def _url(host: str, listener: socket.socket) -> str:
 def _tls_parts(host: str, port: int, folder: Path) -> tuple[Authority, socket.socket]:
     """What the TLS door needs. It opens to this machine only: whoever reaches it is served as Google would be."""
     if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
-        raise _Refused(f"the TLS door opens to this machine only, not at {host}. Leave out --tls-proxy-port, or --host.")
+        raise Refused(f"the TLS door opens to this machine only, not at {host}. Leave out --tls-proxy-port, or --host.")
     try:
         return Authority.open(folder), _listen(host, port, 0)
     except AuthorityError as error:
-        raise _Refused(str(error)) from None
+        raise Refused(str(error)) from None
 
 
 def _run(
@@ -252,7 +185,7 @@ def _settings(given: tuple[str, ...]) -> Settings:
     try:
         return DEFAULT_SETTINGS.changed({name: int(value) if value.isdecimal() else value for name, value in pairs})
     except ValueError as error:
-        raise _Refused(f"{error} Write --set NAME=NUMBER.") from None
+        raise Refused(f"{error} Write --set NAME=NUMBER.") from None
 
 
 @click.command("emulator")
@@ -311,7 +244,7 @@ def command(
 ) -> None:
     """Run a local Google Drive (API v3) for tests and first steps."""
     if ca_dir is not None and tls_proxy_port is None:
-        raise _Refused("--ca-dir does nothing without --tls-proxy-port. Give both, or neither.")
+        raise Refused("--ca-dir does nothing without --tls-proxy-port. Give both, or neither.")
     serve(
         host,
         port,

@@ -60,7 +60,7 @@ SOLE_IMPORTERS = {
     "starlette": ("drivefs/emulator/*.py",),
     "uvicorn": ("drivefs/emulator/*.py",),
     "lark": ("drivefs/emulator/*.py",),
-    "click": ("drivefs/cli.py", "drivefs/emulator/server.py", "agent/drivefs_agent/cli.py"),
+    "click": ("drivefs/cli.py", "drivefs/emulator/server.py", "drivefs/emulator/datafolder.py", "agent/drivefs_agent/cli.py"),
     "psutil": ("agent/drivefs_agent/host.py",),
     "pynvml": ("agent/drivefs_agent/nvml.py",),
 }
