@@ -36,7 +36,7 @@ def skip_what_needs_the_emulator(items: list[pytest.Item]) -> None:
 
 def made_by(method: str, path: str, status: int, body: bytes) -> list[str]:
     """The id of the file that a request made, if it did. (The last request of an upload is a PUT.)"""
-    if not TOKEN or method not in ("POST", "PUT") or status != 200 or "/drive/v3/files" not in path:
+    if not TOKEN or method not in ("POST", "PUT") or status != 200 or "/files" not in path:
         return []
     try:
         return [str(json.loads(body)["id"])]

@@ -106,6 +106,7 @@ def test_a_reset_before_and_after_the_work(drive: Drive, reset: str, made: list[
     drive.create("y")
 
 
+@pytest.mark.emulator
 def test_a_reset_is_a_tcp_reset(drive: Drive) -> None:
     """RST, not FIN: a raw socket gets ECONNRESET, also on a connection that served requests before."""
     where = urlsplit(drive.url)
