@@ -120,7 +120,7 @@ class ServiceAccounts:
         keys = [row["public_key"] for row in rows if header.get("kid") in (None, row["key_id"])]
         if not any(_signed_by(key, signed, signature) for key in keys):
             raise OAuthError("invalid_grant", "Invalid JWT Signature.")
-        if claims["aud"] not in _AUDIENCES | {row["token_uri"] for row in rows}:
+        if not isinstance(claims["aud"], str) or claims["aud"] not in _AUDIENCES | {row["token_uri"] for row in rows}:
             raise OAuthError("invalid_grant", "Invalid JWT: Failed audience check.")
         return claims
 

@@ -95,7 +95,7 @@ def to_v3(body: Mapping[str, Any], *, creating: bool, with_time: bool) -> dict[s
         new["parents"] = parents
     for one in _objects(body.get("properties")):
         kind = "properties" if one.get("visibility") == "PUBLIC" else "appProperties"
-        new.setdefault(kind, {})[one.get("key")] = one.get("value")
+        new.setdefault(kind, {})[str(one.get("key"))] = one.get("value")
     return new
 
 

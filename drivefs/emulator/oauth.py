@@ -6,7 +6,6 @@ Source: RFC 6749 (2.3.1, 5).
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
@@ -76,6 +75,6 @@ def _basic_client(request: Request) -> Form:
         return {}
     try:
         client_id, _, client_secret = base64.b64decode(value, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # of base64, or of its text
         raise OAuthError("invalid_client", "The OAuth client was not found.", 401) from None
     return {"client_id": unquote(client_id), "client_secret": unquote(client_secret)}

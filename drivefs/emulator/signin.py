@@ -69,7 +69,7 @@ class SigningIn:
         wanted, client = body.get("scopes", [FULL]), body.get("client_id", "")
         seconds = body.get("seconds", self._tokens.seconds)
         listed = isinstance(wanted, list) and all(isinstance(one, str) for one in wanted)
-        if not listed or unknown(wanted) or not isinstance(client, str) or type(seconds) is not int or seconds < 1:
+        if not listed or unknown(wanted) or not isinstance(client, str) or type(seconds) is not int or not 0 < seconds < 10**9:
             raise bad_request('Send {"scopes": ["https://www.googleapis.com/auth/..."], "client_id": "...", "seconds": 60}.')
         return JSONResponse(self._tokens.issue(SignIn(client, tuple(wanted)), seconds))
 

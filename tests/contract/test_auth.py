@@ -104,6 +104,7 @@ def test_signatures_are_checked(drive: Drive) -> None:
         f"{good[0]}.{second[1]}.{good[2]}": "Invalid JWT Signature.",
         assertion(key | {"client_email": "nobody@example.com"}): "Invalid grant: account not found",
         assertion(key, aud="https://example.com/token"): "Invalid JWT: Failed audience check.",
+        assertion(key, aud=["https://oauth2.googleapis.com/token"]): "Invalid JWT: Failed audience check.",
     }
     for one, text in cases.items():
         answer = _grant(drive, {"grant_type": JWT, "assertion": one})
@@ -132,6 +133,14 @@ def test_grants_that_are_refused(drive: Drive, fields: dict[str, str], error: st
     """Token endpoint: 400 with an OAuth error (RFC 6749, 5.2), not the API's envelope."""
     answer = _grant(drive, fields)
     assert (answer.status, answer.json()["error"]) == (400, error)
+
+
+@pytest.mark.parametrize("credentials", ["eDp5", "é", "!!", "/w=="])
+def test_basic_credentials_that_cannot_be_read(drive: Drive, credentials: str) -> None:
+    """Token endpoint: HTTP Basic that is not base64 of a text is 401 invalid_client; what can be read is used."""
+    answer = _grant(drive, {"grant_type": "refresh_token", "refresh_token": "r"}, {"Authorization": f"Basic {credentials}"})
+    good = credentials == "eDp5"
+    assert (answer.status, answer.json().get("error")) == ((200, None) if good else (401, "invalid_client"))
 
 
 def test_a_revoked_refresh_token(drive: Drive) -> None:

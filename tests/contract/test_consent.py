@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from tests.contract.conftest import Drive
 
 
+pytestmark = pytest.mark.emulator
+
+
 def _about(drive: Drive, token: str) -> int:
     return drive.send("GET", "/drive/v3/about?fields=kind", token=token).status
 

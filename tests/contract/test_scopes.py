@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from tests.contract.conftest import Answer, Drive, Server
 
 
+pytestmark = pytest.mark.emulator
+
+
 def _call(drive: Drive, token: str, method: str, path: str, body: Any = None) -> Answer:
     raw = None if body is None else json.dumps(body).encode()
     return drive.send(method, path, body=raw, headers={"Content-Type": "application/json"} if raw else None, token=token)

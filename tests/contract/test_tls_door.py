@@ -23,6 +23,7 @@ from tests.contract.conftest import Server
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.emulator
 HOST = "www.googleapis.com"
 TOKEN = {"Authorization": "Bearer t"}
 
