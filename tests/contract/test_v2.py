@@ -10,7 +10,6 @@ import pytest
 if TYPE_CHECKING:
     from tests.contract.conftest import Answer, Drive
 
-pytestmark = pytest.mark.emulator
 FILES = "/drive/v2/files"
 UPLOAD = "/upload/drive/v2/files"
 
