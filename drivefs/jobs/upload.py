@@ -76,8 +76,8 @@ class Uploader:
         # When each node is due, in trio's time. The heap may hold outdated entries; the dict is right.
         self._due: dict[int, float] = {}
         self._heap: list[tuple[float, int]] = []
-        # When the oldest change was made that the next upload of a node will carry.
-        self._changed: dict[int, float] = {}
+        # Until when further changes may put off a node that has changed.
+        self._latest: dict[int, float] = {}
         self._running: set[int] = set()
         self._again: set[int] = set()
         self._writers: Counter[int] = Counter()
@@ -101,8 +101,7 @@ class Uploader:
         if delay is None:
             delay = 0 if self._drains else self._delay  # the last close may come after the drain that is to send the file
         now = trio.current_time()
-        latest = self._changed.setdefault(inode, now) + max(_LONGEST_PAUSE, self._delay)
-        due = max(now, min(now + delay, latest))
+        due = max(now, min(now + delay, self._latest.setdefault(inode, now + max(_LONGEST_PAUSE, self._delay))))
         self._due[inode] = due
         heapq.heappush(self._heap, (due, inode))
         self._wake.set()
@@ -217,7 +216,6 @@ class Uploader:
                 continue
             del self._due[inode]
             if not self._parked(inode):
-                self._changed.pop(inode, None)
                 return inode
         return None
 
@@ -227,7 +225,7 @@ class Uploader:
         step = Step.NOTHING if node is None else self._outbox.next_step(node)
         if node is None or step is Step.NOTHING:
             self._failures.pop(inode, None)
-            self._changed.pop(inode, None)
+            self._latest.pop(inode, None)
             self._announce()
             return True
         if step is Step.WAIT_FOR_PARENT:
@@ -266,6 +264,7 @@ class Uploader:
         try:
             await self._advance(inode)
         except UploadSuperseded:
+            self._latest[inode] = trio.current_time() + self._delay  # it has waited its time: no more putting off
             self._again.add(inode)
         except DriveFSError as error:
             self._failed(inode, error)
@@ -275,6 +274,9 @@ class Uploader:
             self._failed(inode, ServerFault(f"internal error: {error!r}"))
         else:
             self._failures.pop(inode, None)
+            node = self._tree.find(inode)
+            if node is None or not node.pending:
+                self._latest.pop(inode, None)
         finally:
             self._running.discard(inode)
             self._settle(inode)
@@ -312,6 +314,7 @@ class Uploader:
         # What Drive has refused will hardly succeed in a moment; what was an accident may.
         refused = isinstance(error, AccessDenied | BadRequest | DriveFull)
         self._failures[inode] = _Failure(reason, attempts, refused)
+        self._latest.pop(inode, None)
         pause = _LONGEST_PAUSE if refused else min(2.0 ** min(attempts - 1, 16), _LONGEST_PAUSE)
         asked = error.retry_after if isinstance(error, RemoteError) and error.retry_after else 0.0
         due = trio.current_time() + max(asked, pause * random.uniform(0.5, 1.0))
