@@ -28,8 +28,9 @@ lint:
 types:
 	$(BIN)/mypy
 
+# Many tests wait for a server or a clock more than they compute: four at a time keep two cores busy.
 check: setup lint types
-	$(BIN)/pytest -q -m "not slow and not mount"
+	$(BIN)/pytest -q -n 4 -m "not slow and not mount"
 
 test: browser lint types
 	$(BIN)/pytest -q

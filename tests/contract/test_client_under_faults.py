@@ -21,6 +21,9 @@ from drivefs.remote.quota import Pacer
 if TYPE_CHECKING:
     from tests.contract.conftest import Drive
 
+# Each waits for a real back-off or two.
+pytestmark = pytest.mark.slow
+
 UNIT = 256 * 1024
 CONTENT = random.Random(11).randbytes(5 * UNIT + 4321)
 MD5 = hashlib.md5(CONTENT).hexdigest()
