@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from drivefs.emulator.auth import Gate
+from drivefs.emulator.clock import Clock
 from drivefs.emulator.errors import bad_request
 from drivefs.emulator.sessions import Sessions
 from drivefs.emulator.store import Store
@@ -30,6 +31,8 @@ class Admin:
         return [
             Route("/_emulator/tree", self.tree, methods=["GET"]),
             Route("/_emulator/requests", self.requests, methods=["GET"]),
+            Route("/_emulator/log", self.log, methods=["GET"]),
+            Route("/_emulator/clock", self.clock, methods=["POST"]),
             Route("/_emulator/reset", self.reset, methods=["POST"]),
             Route("/_emulator/tokens/expire", self.expire, methods=["POST"]),
             Route("/_emulator/tokens/revoke", self.revoke, methods=["POST"]),
@@ -64,8 +67,25 @@ class Admin:
         """What was asked since the start or the last reset."""
         return JSONResponse(self._traffic.snapshot())
 
+    async def log(self, _request: Request) -> Response:
+        """The latest thousand calls, in their order."""
+        return JSONResponse(self._traffic.latest())
+
+    async def clock(self, request: Request) -> Response:
+        """Set Drive's clock forward: ``{"advance": seconds}``. Returns what it shows, in milliseconds since the epoch."""
+        clock = self._store.clock
+        try:
+            if not isinstance(clock, Clock):
+                raise ValueError("this server was given a clock of its own")
+            clock.advance(float(json.loads(await request.body())["advance"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise bad_request(f'Send {{"advance": seconds}}: {error}') from None
+        return JSONResponse({"now_ms": clock()})
+
     async def reset(self, _request: Request) -> Response:
-        """An empty Drive and counters at zero."""
+        """An empty Drive, counters at zero, and the machine's time."""
+        if isinstance(self._store.clock, Clock):
+            self._store.clock.reset()
         await self._sessions.reset()
         self._store.reset()
         self._traffic.reset()

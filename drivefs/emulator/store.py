@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Final
 
 from drivefs.emulator import access, db
 from drivefs.emulator.caller import MAIN, User, current
+from drivefs.emulator.clock import Clock
 from drivefs.emulator.content import ContentFolder
 from drivefs.emulator.errors import ApiError, not_found
 from drivefs.emulator.faults.conditions import conditions
@@ -24,10 +24,6 @@ FREE_TIER: Final = 15 << 30  # bytes; what Google gives every account
 SESSION_LIFETIME_MS: Final = 7 * 24 * 3600 * 1000
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 @dataclass
 class Store:
     """``storage_limit`` is in bytes; None = unlimited. ``clock`` gives milliseconds since the epoch."""
@@ -35,7 +31,7 @@ class Store:
     connection: sqlite3.Connection
     content: ContentFolder
     storage_limit: int | None = FREE_TIER
-    clock: Callable[[], int] = _now_ms
+    clock: Callable[[], int] = field(default_factory=Clock)
     settings: Settings = field(default_factory=Settings)
     account: User = field(init=False)  # the main one
     several: bool = field(init=False)  # False: one account that shared nothing, for which every question of access is idle

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from drivefs.emulator.compression import Compressed, wants_gzip
 
 __all__ = ["Traffic", "Wire", "is_control"]
 
@@ -30,6 +32,7 @@ _NO_CACHE: Final = [
     (b"expires", b"Mon, 01 Jan 1990 00:00:00 GMT"),
 ]
 _FORM_LIMIT: Final = 256 << 10
+_LOGGED: Final = 1000
 _ADMIN: Final = "/_emulator"
 
 
@@ -41,6 +44,7 @@ class Traffic:
     by_route: Counter[str] = field(default_factory=Counter)
     bytes_in: int = 0
     bytes_out: int = 0
+    log: deque[tuple[float, str, str]] = field(default_factory=lambda: deque(maxlen=_LOGGED))
     in_progress: int = 0
     last_activity: float = field(default_factory=time.monotonic)
 
@@ -48,6 +52,7 @@ class Traffic:
         """One call: ``method`` as the API names it (``files.list``), ``route`` as the verb and path template."""
         self.by_method[method] += 1
         self.by_route[route] += 1
+        self.log.append((time.time(), method, route))
 
     def snapshot(self) -> dict[str, Any]:
         return {
@@ -57,7 +62,12 @@ class Traffic:
             "bytes_out": self.bytes_out,
         }
 
+    def latest(self) -> list[dict[str, Any]]:
+        """The latest calls, oldest first; ``time`` is in seconds since the epoch."""
+        return [{"time": when, "method": method, "route": route} for when, method, route in self.log]
+
     def reset(self) -> None:
+        self.log.clear()
         self.by_method.clear()
         self.by_route.clear()
         self.bytes_in = self.bytes_out = 0
@@ -173,4 +183,4 @@ class Wire:
             await send(message)
 
         inner_scope, inner_receive = await _override(scope, counted_receive)
-        await self._app(inner_scope, inner_receive, dressed_send)
+        await self._app(inner_scope, inner_receive, Compressed(dressed_send) if wants_gzip(scope) else dressed_send)
