@@ -147,7 +147,8 @@ def list_files(store: Store, parameters: Parameters) -> dict[str, Any]:
     if sub(mask, "kind") is not None:
         answer["kind"] = "drive#fileList"
     if sub(mask, "incompleteSearch") is not None:
-        answer["incompleteSearch"] = False
+        everywhere = parameters.text("corpora") == "allDrives"
+        answer["incompleteSearch"] = everywhere and bool(store.settings.incomplete_search)
     if (files_mask := sub(mask, "files")) is not None:
         answer["files"] = list(map(resources.builder(store, files_mask), rows[:size]))
     return answer

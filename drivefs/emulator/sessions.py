@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from drivefs.emulator.content import Spool
-from drivefs.emulator.errors import PlainError
+from drivefs.emulator.errors import ApiError, PlainError
 from drivefs.emulator.identity import dump_caller
 from drivefs.emulator.store import SESSION_LIFETIME_MS, Store
 
@@ -93,7 +93,8 @@ class Sessions:
         content_type: str | None,
         total: int | None,
     ) -> str:
-        """A new session's id: a secret, since whoever has it may write."""
+        """A new session's id: a secret, since whoever has it may write. 403 where too many are under way."""
+        self._check_number()
         session_id = "AOy" + secrets.token_urlsafe(48)
         self._store.connection.execute(
             "INSERT INTO sessions (id, item, body, query, content_type, total, created_ms, asker)"
@@ -104,6 +105,15 @@ class Sessions:
             ),
         )  # fmt: skip
         return session_id
+
+    def _check_number(self) -> None:
+        """Abandoned sessions count until they are cancelled or a week old, and so they should be cancelled."""
+        under_way = self._store.connection.execute(
+            "SELECT count(*) FROM sessions WHERE finished_item IS NULL AND asker = ? AND created_ms >= ?",
+            (dump_caller(), self._store.clock() - SESSION_LIFETIME_MS),
+        ).fetchone()[0]
+        if under_way >= self._store.settings.sessions_limit:
+            raise ApiError(403, "UrlLeaseLimitExceeded", "Too many pending uploads for this user.")
 
     def find(self, session_id: str) -> Session:
         """Raises 404 for one that never was, was cancelled, or is older than a week."""

@@ -17,8 +17,10 @@ class Settings:
     depth_limit: int = 100  # levels of folders below the root
     drive_items_limit: int = 500_000  # items in one shared drive
     export_limit: int = 10_000_000  # bytes of an exported document
+    sessions_limit: int = 1000  # resumable uploads that one user may have under way; the real number is not published
     query_terms: int = 100  # more make a query too complex
     empty_page_every: int = 0  # every so-manieth page of a listing is empty, and has a token: clients must go on
+    incomplete_search: int = 0  # 1: a search of all drives says that it may have missed something
     empty_multi_parent: int = 0  # 1: a query for several parents at once finds nothing, as Drive's index does now and then
 
     def changed(self, values: Mapping[str, Any]) -> Settings:

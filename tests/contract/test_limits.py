@@ -137,3 +137,30 @@ def test_databases_of_before_are_brought_up_to_date(start: Callable[..., Any], t
     drive = start("--data", str(data)).drive
     assert [one["path"] for one in drive.tree()] == ["kept"]
     assert drive.item("1kept")["ownedByMe"] is True
+
+
+def test_uploads_under_way(drive: Drive, settings: Any) -> None:
+    """Resumable uploads: one session too many is 403, until one is finished or cancelled."""
+    settings(sessions_limit=2)
+
+    def begin() -> Any:
+        target = "/upload/drive/v3/files?uploadType=resumable"
+        return drive.send("POST", target, body=b"{}", headers={"Content-Type": "application/json"})
+
+    first, second = begin(), begin()
+    refused = begin()
+    assert (refused.status, refused.reason) == (403, "UrlLeaseLimitExceeded")
+    assert drive.send("PUT", first.headers["location"], body=b"all").status == 200
+    assert begin().status == 200
+    assert begin().status == 403
+    assert drive.send("DELETE", second.headers["location"]).status == 499
+    assert begin().status == 200
+
+
+def test_a_search_of_all_drives_may_be_incomplete(drive: Drive, settings: Any) -> None:
+    """Search: incompleteSearch is stated for all drives only, and only where the index is said to have missed something."""
+    flags = {"includeItemsFromAllDrives": "true", "supportsAllDrives": "true"}
+    assert drive.get("files", corpora="allDrives", **flags)["incompleteSearch"] is False
+    settings(incomplete_search=1)
+    assert drive.get("files", corpora="allDrives", **flags)["incompleteSearch"] is True
+    assert drive.get("files")["incompleteSearch"] is False
