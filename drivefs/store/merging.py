@@ -240,6 +240,8 @@ class Merger:
 
     def _holds_unsent(self, node: Node) -> bool:
         """Whether following a remote deletion would hide something of the user's that Drive does not have."""
+        if node.unlinked:
+            return False  # the user deleted it too; what an open handle still writes to it is nobody's
         return bool(node.content_dirty) or (node.is_folder and self._tree.pending_below(node.inode))
 
     def _become_new(self, node: Node) -> None:

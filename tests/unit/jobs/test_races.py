@@ -409,3 +409,20 @@ async def test_a_crash_while_cutting_leaves_the_old_content_or_the_new(
         fake.dead = False
         async with open_world(crashed, fake) as world:
             assert await world.read("a") in (b"0123456789", b"")
+
+
+async def test_what_the_user_deleted_does_not_come_back_because_drive_deleted_it_too(
+    world: World, fake: FakeDrive, autojump_clock: MockClock
+) -> None:
+    """A file with unsent changes is unlinked while it is open, and Drive has destroyed it: it stays deleted, here and there."""
+    file_id = fake.put_file("a", b"old").id
+    await world.changes.poll()
+    handle = await world.open("a", os.O_WRONLY)
+    await world.files.write(handle, 0, b"new")
+    await world.unlink("a")
+    fake.destroy(file_id)
+    await world.settle()
+    assert await world.find("a") is None
+    world.close(handle)
+    await world.drain()
+    assert (await world.find("a"), fake.files()) == (None, {})
