@@ -56,6 +56,19 @@ def _seconds(value: str) -> float:
     return seconds
 
 
+def _size(value: str) -> int:
+    """Bytes: a number, or one with K, M, G or T for powers of 1024."""
+    text = value.strip().upper().removesuffix("B").removesuffix("I")
+    scale = {"K": 10, "M": 20, "G": 30, "T": 40}.get(text[-1:], 0)
+    try:
+        size = float(text[:-1] if scale else text) * (1 << scale)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a size, such as 500M or 20G.") from error
+    if not math.isfinite(size) or size < 0:
+        raise click.BadParameter(f"{value!r} is not a size.")
+    return int(size)
+
+
 _DRAIN_SECONDS = 300.0
 
 
@@ -96,6 +109,11 @@ def emulator(arguments: tuple[str, ...]) -> None:
 @click.option("--read-only", is_flag=True, help="Refuse every change.")
 @click.option("--poll-interval", metavar="S", type=_seconds, help="Seconds between looks for changes made elsewhere.")
 @click.option("--upload-delay", metavar="S", type=_seconds, help="Seconds a closed file waits before it is sent.")
+@click.option("--cache-size", metavar="SIZE", type=_size, help="What the cache may hold, such as 20G. Default: see README.")
+@click.option("--min-free", metavar="SIZE", type=_size, help="What the cache leaves free on its disk, such as 1G.")
+@click.option("--fsync", type=click.Choice(["local", "remote"]), help="What fsync waits for: this disk (default), or Drive.")
+@click.option("--open-file-snapshot", metavar="S", type=_seconds, help="Send a file that stays open so often; 0: at close only.")
+@click.option("--io-timeout", metavar="S", type=_seconds, help="A call without progress for so long fails (default 20).")
 @click.option("--foreground", is_flag=True, help="Stay in this process and log to standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every operation.")
 def mount(mountpoint: str, foreground: bool, verbose: bool, **flags: Any) -> None:

@@ -29,6 +29,11 @@ class Flags:
     read_only: bool = False
     poll_interval: float | None = None
     upload_delay: float | None = None
+    cache_size: int | None = None
+    min_free: int | None = None
+    fsync: str | None = None
+    open_file_snapshot: float | None = None
+    io_timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +82,8 @@ def choose_account(flags: Flags, environment: Mapping[str, str]) -> Account:
 
 def build_config(flags: Flags, account: Account, environment: Mapping[str, str]) -> Config:
     """For the embedded Drive, api_root and access_token are those of no server yet: the caller starts it and fills them in."""
-    given: dict[str, Any] = {"poll_interval": flags.poll_interval, "upload_delay": flags.upload_delay}
+    names = ("poll_interval", "upload_delay", "cache_size", "min_free", "open_file_snapshot", "io_timeout")
+    given: dict[str, Any] = {name: getattr(flags, name) for name in names}
     mountpoint = Path(canonical(flags.mountpoint))
     if flags.cache_dir is None:
         cache = data_home(environment) / "cache" / account.name
@@ -94,6 +100,7 @@ def build_config(flags: Flags, account: Account, environment: Mapping[str, str])
         credentials=account.credentials,
         embedded=account.embedded,
         read_only=flags.read_only,
+        fsync_remote=flags.fsync == "remote",
         **{key: value for key, value in given.items() if value is not None},
     )
 

@@ -16,9 +16,11 @@ from urllib.parse import urlsplit
 
 from drivefs.base.errors import UsageError
 
-__all__ = ["GOOGLE_API_ROOT", "Config", "data_dir", "runtime_dir", "validate_api_root"]
+__all__ = ["GOOGLE_API_ROOT", "SMALLEST_CACHE", "Config", "data_dir", "runtime_dir", "validate_api_root"]
 
 GOOGLE_API_ROOT: Final = "https://www.googleapis.com"
+# Bytes; a smaller cache could not hold what one reader reads ahead.
+SMALLEST_CACHE: Final = 16 << 20
 
 
 def data_dir(environment: Mapping[str, str]) -> Path:
@@ -69,14 +71,29 @@ class Config:
     uploads: int = 8
     downloads: int = 16
     drain_timeout: float = 300.0
-    # Clean data beyond this is evicted, oldest use first. None: a fifth of the free space, at most 50 GB.
+    # What the cache may hold. Clean data beyond it is evicted, oldest use first; writers wait for uploads, then get ENOSPC.
+    # None: clean data may take a fifth of the free space, at most 50 GB, and unsent data all that ``min_free`` leaves.
     cache_size: int | None = None
+    # What is left free on the cache's file system whatever happens. None: a twentieth of it, at most 1 GB.
+    min_free: int | None = None
+    # fsync returns when Drive has the bytes, and not already when this machine's disk has them.
+    fsync_remote: bool = False
+    # A file that stays open and grows is sent as it is, so often. 0: only when it is closed.
+    open_file_snapshot: float = 60.0
+    # A program's call that makes no progress for so long fails.
+    io_timeout: float = 20.0
 
     def __post_init__(self) -> None:
         if self.poll_interval <= 0:
             raise UsageError("--poll-interval must be more than 0 seconds.")
         if self.upload_delay < 0:
             raise UsageError("--upload-delay must not be negative.")
+        if self.open_file_snapshot < 0:
+            raise UsageError("--open-file-snapshot must not be negative; 0 turns it off.")
+        if self.io_timeout <= 0:
+            raise UsageError("--io-timeout must be more than 0 seconds.")
+        if self.cache_size is not None and self.cache_size < SMALLEST_CACHE:
+            raise UsageError(f"--cache-size must be at least {SMALLEST_CACHE >> 20}M.")
 
     @property
     def socket_path(self) -> Path:

@@ -129,8 +129,12 @@ class Cache:
 
     # -- changing --------------------------------------------------------------------------------------------------
 
-    def begin_change(self, content: Content) -> None:
-        """To be called before every change of bytes: marks content and node dirty, and voids an upload that has begun."""
+    def begin_change(self, content: Content, start: int) -> None:
+        """To be called before every change of bytes, none of them before ``start``.
+
+        Marks content and node dirty, and voids an upload that has begun.
+        """
+        content.intact = min(content.intact, start)
         if content.dirty and not content.frozen_generation:
             return
         node = self._tree.get(content.inode)
@@ -181,7 +185,7 @@ class Cache:
 
     def truncate(self, content: Content, size: int) -> None:
         """Cut or extend; an extension reads as zeros and is local at once."""
-        self.begin_change(content)
+        self.begin_change(content, min(size, content.size))
         # The file before the rows: a file shorter than its base_size says by itself that a cut was under way, while rows that
         # were cut before their file would call the old bytes, and the holes between them, local.
         self._files.truncate(content.fd, size)
@@ -275,6 +279,7 @@ class Cache:
     def freeze(self, content: Content) -> None:
         """An upload begins: the next change will get a generation of its own."""
         content.frozen_generation = True
+        content.intact = content.size
 
     def mark_uploaded(self, content: Content, item: RemoteItem, md5: str, *, current: bool) -> None:
         """Drive has taken these bytes as ``item``. current: nothing was changed since, so the content is clean now."""

@@ -50,6 +50,8 @@ class Content:
         self.mtime_ns: int | None = None
         # True while the row's generation may not change without being bumped: from the start of an upload to the next write.
         self.frozen_generation = True
+        # The first ``intact`` bytes are as they were at the last freeze: an append changes nothing of what is being sent.
+        self.intact = 0
         # Filled ranges that the database does not know yet; losing that knowledge costs a download, nothing else.
         self.unsaved = RangeSet()
 

@@ -184,8 +184,8 @@ class Files:
         if not data:
             return 0  # write(2): nothing is changed, the length neither
         async with content.lock:
-            self._cache.begin_change(content)
             start = content.size if handle.append else offset
+            self._cache.begin_change(content, start)
             try:
                 await self._write_or_make_room(content, data, start)
             except BaseException:

@@ -393,7 +393,7 @@ async def test_a_crash_while_cutting_leaves_the_old_content_or_the_new(
             await world.walk()
             node = await world.node("a")
             content = world.cache.open(node.inode)
-            world.cache.begin_change(content)
+            world.cache.begin_change(content, 0)
 
             def kill(fd: int, size: int, *, after: bool = bool(number), world: World = world, crashed: Path = crashed) -> None:
                 if after:

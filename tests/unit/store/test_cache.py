@@ -51,7 +51,7 @@ class Store:
         return self.cache.open(self.node(name).inode)
 
     def write(self, content: Content, offset: int, data: bytes) -> None:
-        self.cache.begin_change(content)
+        self.cache.begin_change(content, 0)
         self.cache.write_bytes(content, data, offset)
         self.cache.wrote(content, offset, offset + len(data))
 
@@ -166,7 +166,7 @@ def test_a_kill_around_becoming_dirty_loses_nothing(store: Store, tmp_path: Path
     """The row says dirty before the file is moved; whichever of the two a kill leaves, the file is found and is as on Drive."""
     content = store.open("far")
     store.cache.fill(content, 0, DATA[:30])
-    for left in _kill_at(store, lambda: store.cache.begin_change(content), tmp_path, "rename", monkeypatch):
+    for left in _kill_at(store, lambda: store.cache.begin_change(content, 0), tmp_path, "rename", monkeypatch):
         assert left.lost == []
         assert left.bytes_of("far") == DATA
         left.close()
@@ -303,7 +303,7 @@ def test_of_two_versions_only_one_can_be_changed(store: Store) -> None:
     assert new.id != old.id
     store.write(new, 0, b"new")
     with pytest.raises(PathError, match="ESTALE"):
-        store.cache.begin_change(old)
+        store.cache.begin_change(old, 0)
     store.cache.close(old)
     store.cache.close(new)
     assert store.bytes_of("far")[:3] == b"new"
@@ -312,7 +312,7 @@ def test_of_two_versions_only_one_can_be_changed(store: Store) -> None:
 def test_a_failed_note_of_a_write_is_not_taken_for_done(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the row cannot be written, the same write again must write it: else a kill would bring the old bytes back."""
     content = store.open("far")
-    store.cache.begin_change(content)
+    store.cache.begin_change(content, 0)
 
     def fail(*_arguments: object) -> None:
         raise OSError("disk")
