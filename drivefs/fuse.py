@@ -37,6 +37,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from drivefs.base.crashpoints import crash_point
 from drivefs.base.errors import DriveFSError, FuseUnavailable
 from drivefs.base.model import Invalidation, Kind
 from drivefs.base.stats import Stats
@@ -60,11 +61,15 @@ Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
 def _guarded(handler: Handler) -> Handler:
     """One error-to-errno table for all handlers: ours and the system's by their errno, anything else is EIO and a defect."""
     name = handler.__name__
+    done = f"done-{name}"
 
     @functools.wraps(handler)
     async def guard(self: Door, *arguments: Any) -> Any:
         try:
-            return await handler(self, *arguments)
+            crash_point("request")
+            answer = await handler(self, *arguments)
+            crash_point(done)
+            return answer
         except FUSEError:
             raise
         except DriveFSError as error:

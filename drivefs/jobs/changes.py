@@ -8,6 +8,7 @@ from typing import Final
 
 import trio
 
+from drivefs.base.crashpoints import crash_point
 from drivefs.base.errors import DriveFSError
 from drivefs.base.model import ChangePage, Invalidation
 from drivefs.base.stats import Stats
@@ -92,5 +93,6 @@ class Changes:
                     stale += self._merger.apply_gone(change.file_id)
                 else:
                     stale += self._merger.apply(change.item)
+            crash_point("page-applied")
             self._tree.db.set_meta(_TOKEN, page.next_token)
         return stale

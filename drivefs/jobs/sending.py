@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from drivefs.base.crashpoints import crash_point
 from drivefs.base.errors import IdInUse, RemoteNotFound, ServerFault, UploadSuperseded
 from drivefs.base.model import FOLDER_MIME, SYMLINK_MIME, Invalidation, ItemPatch, Kind, RemoteItem
 from drivefs.base.stats import Stats
@@ -86,6 +87,7 @@ class Sender:
                 self._items.pop(remote_id, None)
 
     async def _take(self, step: Step, node: Node) -> None:
+        crash_point("before-step")
         if step is Step.TRASH:
             await self._trash(node)
         elif step is Step.CREATE:
@@ -143,6 +145,7 @@ class Sender:
             return
         mime_type = {Kind.FOLDER: FOLDER_MIME, Kind.SYMLINK: SYMLINK_MIME}.get(node.kind) or mime_type_of(node.local_name)
         new = self._outbox.new_item(current, remote_id, mime_type)
+        crash_point("id-noted")
         try:
             if node.kind is Kind.FOLDER:
                 self._apply(await self._drive.create(new))
@@ -223,6 +226,7 @@ class Sender:
             async with content.lock:  # not in the middle of a write
                 transfer = self._snapshot(content, remote_id, mime_type)
             sent = await transfer.run()
+            crash_point("content-answered")
             self._record(content, sent, current=transfer.current)
         finally:
             self._cache.close(content)
@@ -296,6 +300,7 @@ class Sender:
         self._notify(self._merger.apply_gone(remote_id))
 
     def _apply(self, item: RemoteItem) -> None:
+        crash_point("answer-not-recorded")
         self._notify(self._merger.apply(item))
 
     def _answered(self, item: RemoteItem) -> None:

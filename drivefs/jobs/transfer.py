@@ -15,6 +15,7 @@ from typing import Final
 
 import trio
 
+from drivefs.base.crashpoints import crash_point
 from drivefs.base.errors import RemoteError, SessionGone, UploadSuperseded
 from drivefs.base.model import ItemPatch, NewItem, RemoteItem, UploadSession
 from drivefs.remote.drive import Drive
@@ -97,6 +98,7 @@ class Transfer:
             if progress.offset + len(data) == self._size:
                 self._remember(digest.hexdigest())
             progress = await self._send(progress, data)
+            crash_point("chunk-answered")
         self._forget_session()
         return Sent(progress, await self._final_md5(digest))
 
@@ -111,6 +113,7 @@ class Transfer:
     def _remember(self, md5: str) -> None:
         """Written down before the commit: should its answer be lost, this revision is known to be ours and no stranger's."""
         self._tree.update(self._content.inode, sent_md5=md5)
+        crash_point("checksum-noted")
 
     async def _send(self, session: UploadSession, data: bytes) -> UploadSession | RemoteItem:
         """One chunk; where its answer was lost, the server is asked what it has."""
@@ -144,8 +147,10 @@ class Transfer:
     async def _open(self) -> UploadSession:
         target, patch = (None, None) if self._new is not None else (self._file_id, self._patch)
         session = await self._drive.open_upload(self._new, target, patch, self._size, self._mime_type)
+        crash_point("session-opened")
         self._check_current()
         self._tree.update(self._content.inode, session_uri=session.uri, session_generation=self.generation)
+        crash_point("session-noted")
         return session
 
     async def _abandon(self, session: UploadSession) -> None:

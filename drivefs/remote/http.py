@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import pycurl
 import trio
 
+from drivefs.base.crashpoints import crash_point
 from drivefs.base.errors import BadRequest, RemoteError, RemoteUnreachable
 from drivefs.base.log import redact
 from drivefs.remote.transfer import PIECE, Cancelled, OnHead, Request, Sink, Transfer
@@ -217,6 +218,7 @@ class Transport:
         try:
             _configure(curl, transfer, self._ca_file, self._connect_timeout)
             response = _perform(curl, transfer)
+            crash_point(f"answer-{transfer.request.method}")
         except BaseException:
             curl.close()
             raise

@@ -20,6 +20,7 @@ import shutil
 import time
 from typing import Final
 
+from drivefs.base.crashpoints import crash_point
 from drivefs.base.errors import LocalDiskFull, PathError
 from drivefs.base.model import RemoteItem
 from drivefs.base.ranges import RangeSet
@@ -71,6 +72,7 @@ class Cache:
             generation = self._tree.get(inode).generation + 1
             self._tree.update(inode, content=content_id, content_dirty=1, generation=generation)
             fd = self._files.create(content_id, dirty=True)
+            crash_point("content-created")
         content = Content(content_id, inode, fd, dirty=True)
         content.frozen_generation = False
         content.references = 1
@@ -157,6 +159,7 @@ class Cache:
                 session_generation=None,
                 sequence=self._tree.sequence_of_change(node),
             )
+        crash_point("change-noted")
         if was_clean:
             self.clean_bytes -= content.present.size
             content.dirty = True
@@ -189,6 +192,7 @@ class Cache:
         # The file before the rows: a file shorter than its base_size says by itself that a cut was under way, while rows that
         # were cut before their file would call the old bytes, and the holes between them, local.
         self._files.truncate(content.fd, size)
+        crash_point("file-cut")
         content.size = size
         content.mtime_ns = time.time_ns()
         if size < content.base_size:
@@ -305,6 +309,7 @@ class Cache:
         content.base_size, content.dirty = size, False
         content.present = RangeSet([(0, size)])
         content.unsaved = RangeSet()
+        crash_point("upload-recorded")
         if was_dirty:
             self._files.move(content.id, dirty=False)
 
@@ -327,6 +332,7 @@ class Cache:
     def sync(self, content: Content) -> None:
         """Make content and rows survive a power cut. Blocks: run it in a thread."""
         self._files.sync(content.fd, content.id, dirty=content.dirty)
+        crash_point("data-synced")
         self._db.commit_durably()
 
     # -- room ------------------------------------------------------------------------------------------------------
@@ -354,6 +360,7 @@ class Cache:
             if node is not None and node.content == content_id:
                 self._tree.update(node.inode, content=None, content_dirty=0)
         self.clean_bytes -= 0 if row["dirty"] else held
+        crash_point("row-dropped")
         self._files.remove(content_id)
 
     def _held(self, content_id: int) -> int:
@@ -369,6 +376,7 @@ class Cache:
         self._sort_files()
         lost: list[tuple[Node, str]] = []
         for node in list(self._tree.pending()):
+            crash_point("recovery-entry")
             if node.content_dirty and node.content is not None and not self._recover_size(node):
                 lost.append((node, "its content file is missing from the cache directory"))
         return lost
@@ -378,6 +386,7 @@ class Cache:
                  WHERE n.inode IS NULL AND NOT c.dirty OR n.local_trashed OR n.content IS NOT c.id AND NOT c.dirty"""
         for row in self._db.execute(sql).fetchall():
             self._discard(row["id"], self._tree.find(row["inode"]))
+            crash_point("recovery-discarded")
 
     def _sort_files(self) -> None:
         rows = {int(row["id"]): bool(row["dirty"]) for row in self._db.execute("SELECT id, dirty FROM content")}

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from drivefs.base.crashpoints import crash_point
 from drivefs.base.errors import CacheUnusable, DriveFSError, LocalDiskFull
 from drivefs.store.reserve import Reserve
 
@@ -253,7 +254,9 @@ class Database:
             self._rollback()
             raise
         else:
+            crash_point("before-commit")
             self._commit()
+            crash_point("after-commit")
         finally:
             self._depth = 0
 

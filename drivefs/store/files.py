@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from drivefs.base.crashpoints import crash_point
 from drivefs.base.errors import CacheUnusable, LocalDiskFull
 from drivefs.store.reserve import Reserve
 
@@ -124,6 +125,7 @@ class ContentFiles:
         for dirty in (False, True):
             for path in list((self._root / ("dirty" if dirty else "clean")).glob("*/*")):
                 number = int(path.name)
+                crash_point("recovery-file")
                 if number in rows:
                     if rows[number] != dirty:
                         self.move(number, dirty=not dirty)

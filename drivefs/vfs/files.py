@@ -18,6 +18,7 @@ from typing import Final
 import trio
 from cachetools import LRUCache
 
+from drivefs.base.crashpoints import crash_point
 from drivefs.base.errors import LocalDiskFull, PathError
 from drivefs.base.model import Kind
 from drivefs.base.ranges import Range
@@ -191,6 +192,7 @@ class Files:
             except BaseException:
                 self._cache.trim(content)
                 raise
+            crash_point("written-not-recorded")
             self._cache.wrote(content, start, start + len(data))
         return len(data)
 
