@@ -15,11 +15,13 @@ __all__ = [
     "AccessDenied",
     "BadRequest",
     "CacheUnusable",
+    "DailyLimit",
     "DriveFSError",
     "DriveFull",
     "ExitCode",
     "FuseUnavailable",
     "IdInUse",
+    "Interrupted",
     "LocalDiskFull",
     "MountpointUnusable",
     "NotMounted",
@@ -33,6 +35,7 @@ __all__ = [
     "ServerFault",
     "SessionGone",
     "SignInRefused",
+    "TimedOut",
     "UploadSuperseded",
     "UsageError",
     "sole_cause",
@@ -90,6 +93,13 @@ class PathError(DriveFSError):
     def __init__(self, number: int, text: str | None = None) -> None:
         super().__init__(text or errno.errorcode.get(number, str(number)))
         self.errno = number
+
+
+class Interrupted(DriveFSError):
+    """Whoever made the call has been asked to end by a signal while it waited."""
+
+    errno = errno.EINTR
+    level = logging.DEBUG
 
 
 class LocalDiskFull(DriveFSError):
@@ -166,15 +176,30 @@ class RemoteError(DriveFSError):
 class RemoteUnreachable(RemoteError):
     """No connection, or one that broke or stalled: says nothing about whether anything exists."""
 
+    errno = errno.ETIMEDOUT
+
+
+class TimedOut(RemoteUnreachable):
+    """What a program's call waits for made no progress for as long as the call may wait."""
+
 
 class ServerFault(RemoteError):
     """5xx: Drive's own trouble."""
 
 
 class RateLimited(RemoteError):
-    """429, or 403 with a rate-limit reason: the work never began, so it may always be repeated."""
+    """429, or 403 with a rate-limit reason: the work never began, so it may always be repeated.
 
-    errno = errno.EAGAIN
+    EIO to programs, and never EAGAIN, after which Python's ``read()`` returns what it has as if the file ended there.
+    """
+
+
+class DailyLimit(RateLimited):
+    """An allowance that comes back in hours: the project's calls of a day, or the 750 GB that an account may upload in one.
+
+    Drive words the latter as throttling, so it is certain only when it persists: calls repeat it as they do any throttling.
+    Source: https://developers.google.com/workspace/drive/api/guides/limits
+    """
 
 
 class SignInRefused(RemoteError):

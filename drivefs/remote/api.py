@@ -19,6 +19,7 @@ from drivefs import __version__
 from drivefs.base.errors import RemoteError
 from drivefs.remote.caller import Call, not_json
 from drivefs.remote.http import Response
+from drivefs.remote.quota import Lane
 
 __all__ = ["USER_AGENT", "Api", "headers_of", "name_of", "parse"]
 
@@ -54,7 +55,7 @@ class Api:
         self._base: str = document["baseUrl"]
         self._upload_base = f"{root}/upload/{document['servicePath']}"
 
-    def call(self, request: Any, cost: int) -> Call:
+    def call(self, request: Any, cost: int, lane: Lane) -> Call:
         """A small call, ready to be carried."""
         method, url, headers, body = request.method, request.uri, headers_of(request), request.body
         if method == "GET" and len(url) > MAX_URI_LENGTH:
@@ -62,7 +63,7 @@ class Api:
             parts = urlsplit(url)
             method, url, body = "POST", parts._replace(query="").geturl(), parts.query
             headers |= {"x-http-method-override": "GET", "content-type": "application/x-www-form-urlencoded"}
-        return Call(name_of(request), method, url, headers, body.encode() if body else None, cost)
+        return Call(name_of(request), method, url, headers, body.encode() if body else None, cost, lane)
 
     def upload_url(self, request: Any, upload_type: str) -> str:
         """A metadata request's address, moved to the upload service."""

@@ -10,7 +10,9 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -25,13 +27,15 @@ from drivefs.remote.quota import COST_OTHER, Lane, Pacer
 from drivefs.remote.retry import MAX_ATTEMPTS, classify, decide
 from drivefs.remote.transfer import OnHead, Sink
 
-__all__ = ["Call", "Caller", "Origins", "Persistence"]
+__all__ = ["TROUBLE", "Call", "Caller", "Origins", "Persistence"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _MAX_REDIRECTS: Final = 3
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+# Told of each try that failed and will be repeated, in the task that makes the call and those it began.
+TROUBLE: Final[ContextVar[Callable[[RemoteError], None] | None]] = ContextVar("TROUBLE", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Call:
     """One request to be made. name: as counted in Stats.api_requests. accept: statuses besides 2xx that are answers, not errors.
 
     cost, lane: for the Pacer.  timeout: seconds for the whole exchange, None for content, which is bounded by stalling only.
+    stall: seconds without a byte either way after which the connection counts as dead, None for the Caller's.
     """
 
     name: str
@@ -47,9 +52,10 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | memoryview | None = field(default=None, repr=False)
     cost: int = COST_OTHER
-    lane: Lane = Lane.METADATA
+    lane: Lane = Lane.INTERACTIVE
     accept: frozenset[int] = frozenset()
     timeout: float | None = 60.0
+    stall: float | None = None
     json_errors: bool = True
     sink: Sink | None = None
     on_head: OnHead | None = None
@@ -121,21 +127,30 @@ class Caller:
     async def call(self, call: Call, persistence: Persistence, parse: Callable[[Response], T]) -> T:
         """Make ``call``, again where allowed, and return what ``parse`` makes of the answer; where it raises, the try has failed.
 
-        No try outlives the patience that is left, unless it carries content.
+        No try outlives the patience that is left, nor the first half of it, so that one silent connection is not the end of a
+        call; unless it carries content.
         """
         deadline = trio.current_time() + persistence.patience
 
         async def attempt() -> T:
-            left = max(1.0, deadline - trio.current_time())
+            left = max(1.0, min(deadline - trio.current_time(), persistence.patience / 2))
             timeout = None if call.timeout is None else min(call.timeout, left)
             return parse(await self.once(replace(call, timeout=timeout)))
 
-        return await self.persist(call.name, attempt, persistence)
+        return await self.persist(call.name, attempt, persistence, lane=call.lane)
 
     async def persist(
-        self, name: str, attempt: Callable[[], Awaitable[T]], persistence: Persistence, progress: Callable[[], int] | None = None
+        self,
+        name: str,
+        attempt: Callable[[], Awaitable[T]],
+        persistence: Persistence,
+        progress: Callable[[], int] | None = None,
+        *,
+        lane: Lane,
     ) -> T:
         """Repeat ``attempt`` as ``retry.decide`` says. progress: a number that grows; growth renews patience and attempts.
+
+        lane: what slows down where Drive throttles.
 
         ``attempt`` must be harmless when repeated after taking effect unseen. All of Drive's are: creates carry their id, so that
         the second answers IdInUse; opening an upload makes nothing; ``upload`` asks what arrived before it sends a chunk again.
@@ -150,12 +165,14 @@ class Caller:
                 if now > reached:
                     failures, reached, deadline = 0, now, trio.current_time() + persistence.patience
                 if isinstance(error, RateLimited):
-                    self._pacer.slow_down()
+                    self._pacer.slow_down(lane, error.retry_after)
                 delay = decide(error, failures, True, self._rng)
                 failures += 1
                 if delay is None or failures >= persistence.attempts or trio.current_time() + delay > deadline:
                     raise
                 log.info("%s: trying again in %.1f s: %s", name, delay, error)
+                if told := TROUBLE.get():
+                    told(error)
             self.stats.api_retries += 1
             await trio.sleep(delay)
 
@@ -192,7 +209,7 @@ class Caller:
             on_head=call.on_head,
             decode=call.sink is None,
             timeout=call.timeout,
-            stall=self._stall,
+            stall=self._stall if call.stall is None else call.stall,
         )
         log.debug("%s: HTTP %d in %.3f s", call.name, response.status, response.elapsed)
         return response
@@ -210,7 +227,16 @@ class Caller:
 
     @staticmethod
     def error(call: Call, response: Response) -> RemoteError:
-        return classify(call.name, response.status, response.headers, response.body, time.time(), json_errors=call.json_errors)
+        now = _stated_time(response)
+        return classify(call.name, response.status, response.headers, response.body, now, json_errors=call.json_errors)
+
+
+def _stated_time(response: Response) -> float:
+    """Seconds since the epoch as the server's own clock has it, for ours may be days away from it; ours where it says nothing."""
+    try:
+        return parsedate_to_datetime(response.headers["date"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        return time.time()
 
 
 def not_json(name: str) -> ServerFault:

@@ -29,14 +29,17 @@ from drivefs.remote.upload import Uploads
 __all__ = ["Drive"]
 
 PAGE: Final = 1000  # the most the API gives
+_STALL: Final = 60.0  # seconds
 
 
 class Drive:
     """One account's Drive.
 
-    api_root: as in ``https://www.googleapis.com``.  patience: seconds after which a call that someone waits for gives up;
-    bulk_patience: the same for content, counted from the last byte that moved.  stall: seconds without a byte after which a
-    connection counts as dead.  All methods raise RemoteError's subclasses, and BadRequest for an id that cannot be one.
+    api_root: as in ``https://www.googleapis.com``.  patience: seconds after which a call that someone waits for gives up, a
+    download counted from the last byte that came; bulk_patience: the same for uploads.  stall: seconds without a byte after
+    which a connection that carries content counts as dead; None for a minute, and for downloads half of their patience, so
+    that another connection gets its chance.  All methods raise RemoteError's subclasses, and BadRequest for an id that cannot
+    be one.
     Make it inside trio.run: the pacer's clock is trio's.
     """
 
@@ -50,7 +53,7 @@ class Drive:
         pacer: Pacer | None = None,
         patience: float = 20.0,
         bulk_patience: float = 120.0,
-        stall: float = 60.0,
+        stall: float | None = None,
         rng: random.Random | None = None,
     ) -> None:
         root = validate_api_root(api_root)
@@ -62,17 +65,30 @@ class Drive:
             root,
             self._stats,
             pacer or Pacer(trio.current_time),
-            stall=stall,
+            stall=_STALL if stall is None else stall,
             rng=rng or random.Random(),
         )
+        self._lane = Lane.INTERACTIVE
         self._patient = Persistence(patience)
-        self._bulk = Persistence(bulk_patience)
+        self._download_stall = min(_STALL, patience / 2) if stall is None else stall
         self._uploads = Uploads(self._caller, Persistence(bulk_patience, attempts=4))
 
     def with_patience(self, patience: float) -> Drive:
         """The same Drive for a caller who waits for another time, in seconds."""
         twin = copy.copy(self)
         twin._patient = Persistence(patience)
+        return twin
+
+    def for_uploads(self) -> Drive:
+        """The same Drive for what nobody waits for and nobody gives up: its calls are paced and repeated as uploads are."""
+        twin = self.in_lane(Lane.UPLOAD)
+        twin._patient = self._uploads.persistence
+        return twin
+
+    def in_lane(self, lane: Lane) -> Drive:
+        """The same Drive for calls that come before or after others: see ``Lane``. Content that is sent is always UPLOAD's."""
+        twin = copy.copy(self)
+        twin._lane = lane
         return twin
 
     # --- account ---
@@ -178,7 +194,7 @@ class Drive:
         """Delete for good, a folder with all below it. An item that is not there counts as deleted."""
         request = self._api.files.delete(fileId=wire.valid_id(file_id), supportsAllDrives=True)
         try:
-            await self._caller.call(self._api.call(request, COST_EDIT), self._patient, lambda _response: None)
+            await self._caller.call(self._api.call(request, COST_EDIT, self._lane), self._patient, lambda _response: None)
         except RemoteNotFound:
             return
 
@@ -214,7 +230,7 @@ class Drive:
             {**headers_of(request), "content-type": content_type},
             body,
             COST_EDIT,
-            Lane.BULK,
+            Lane.UPLOAD,
             timeout=None,
         )
         data = await self._caller.call(call, self._uploads.persistence, lambda response: parse(request, response))
@@ -285,7 +301,11 @@ class Drive:
         name = "files.download" if revision is None else "revisions.download"
         cursor = Cursor(name, start, end, size, sink)
         await self._caller.persist(
-            name, lambda: self._download_from(name, request.uri, cursor), self._bulk, progress=lambda: cursor.at
+            name,
+            lambda: self._download_from(name, request.uri, cursor),
+            self._patient,
+            progress=lambda: cursor.at,
+            lane=self._lane,
         )
 
     async def _download_from(self, name: str, url: str, cursor: Cursor) -> None:
@@ -295,8 +315,9 @@ class Drive:
             url,
             {"user-agent": USER_AGENT, **cursor.request_headers()},
             cost=COST_DOWNLOAD,
-            lane=Lane.BULK,
+            lane=self._lane,
             timeout=None,
+            stall=self._download_stall,
             sink=cursor.on_body,
             on_head=cursor.on_head,
         )
@@ -313,7 +334,9 @@ class Drive:
 
     async def _json(self, request: Any, cost: int) -> dict[str, Any]:
         """Make a small call and return its JSON object. All of them are safe to repeat: creates carry their id."""
-        return await self._caller.call(self._api.call(request, cost), self._patient, lambda response: parse(request, response))
+        return await self._caller.call(
+            self._api.call(request, cost, self._lane), self._patient, lambda response: parse(request, response)
+        )
 
 
 def _token(data: Mapping[str, Any], key: str, name: str) -> str:

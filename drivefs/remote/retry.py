@@ -19,6 +19,7 @@ from typing import Any, Final
 from drivefs.base.errors import (
     AccessDenied,
     BadRequest,
+    DailyLimit,
     DriveFull,
     IdInUse,
     RangeNotSatisfiable,
@@ -46,7 +47,10 @@ class _Meaning:
 _LIMIT = "Make room in the folder structure on Drive."
 _SLOWER = _Meaning(RateLimited, "Drive asks for fewer requests; drivefs slows down and repeats it.")
 _DAILY = _Meaning(
-    RateLimited, "The day's allowance of the Google Cloud project is used up. Wait until tomorrow or raise its quota."
+    DailyLimit, "The day's allowance of the Google Cloud project is used up. Wait until tomorrow or raise its quota."
+)
+_UPLOADED_ENOUGH = _Meaning(
+    DailyLimit, "Drive asks for fewer requests; where that lasts, the day's 750 GB are uploaded, and drivefs goes on tomorrow."
 )
 _NO_RIGHT = _Meaning(AccessDenied, "The account has no right to do this. Ask the owner of the file or folder for access.")
 _NO_BYTES = _Meaning(RemoteError, "Drive does not hand out this file's bytes. Open it in the browser.")
@@ -129,6 +133,8 @@ _REFUSED = _Meaning(BadRequest, "Drive does not accept the request. Please repor
 # 401, 407 and 416 explain themselves; any other 4xx without Drive's JSON may come from anything on the way, and must not
 # pass for news about a file.
 _NEEDS_ENVELOPE: Final = frozenset({400, 403, 404, 409, 410, 412})
+# Of an upload beyond the day's allowance the reason says throttling, as of any call too many; only the sentence differs.
+_UPLOADED_ENOUGH_SAID: Final = "User rate limit exceeded."
 # A daily allowance does not come back while one waits.
 _NOT_WORTH_WAITING: Final = frozenset({"dailyLimitExceeded", "quotaExceeded"})
 
@@ -203,6 +209,8 @@ def classify(
     envelope = _envelope(body)
     meaning, reason = _meaning(status, _reasons(envelope) if envelope else [], envelope is not None or not json_errors)
     said = envelope.get("message") if envelope else None
+    if meaning is _SLOWER and said == _UPLOADED_ENOUGH_SAID:
+        meaning = _UPLOADED_ENOUGH
     detail = f", {said[:200]!r}" if isinstance(said, str) and said else ""
     error = meaning.kind(
         f"{what} failed (HTTP {status}{' ' + reason if reason else ''}{detail}). {meaning.text}",

@@ -41,7 +41,7 @@ class Uploads:
     ) -> UploadSession:
         """Begin a session. Repeating this is harmless: a session that is never used vanishes."""
         about = {"x-upload-content-type": wire.usable_mime_type(mime_type), "x-upload-content-length": str(size)}
-        call = Call("uploads.open", method, url, {**headers, **about}, metadata, COST_EDIT)
+        call = Call("uploads.open", method, url, {**headers, **about}, metadata, COST_EDIT, Lane.UPLOAD)
 
         def parse(response: Response) -> UploadSession:
             location = response.headers.get("location")
@@ -76,7 +76,7 @@ class Uploads:
                 raise ServerFault("Drive kept nothing of what was sent. The upload is continued later.", status=308)
             return state
 
-        result = await self._caller.persist(call.name, attempt, self.persistence)
+        result = await self._caller.persist(call.name, attempt, self.persistence, lane=call.lane)
         reached = total if isinstance(result, RemoteItem) else result.offset
         self._caller.stats.count_bytes(up=max(0, reached - session.offset))
         return result
@@ -103,7 +103,7 @@ class Uploads:
             headers,
             body,
             COST_OTHER,
-            Lane.BULK,
+            Lane.UPLOAD,
             accept=_GONE | {308},
             timeout=None,
             json_errors=False,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +17,7 @@ from drivefs.base.stats import Stats
 from drivefs.remote.auth import Credential, StaticToken
 from drivefs.remote.caller import Call, Caller, Origins, Persistence
 from drivefs.remote.http import Response, Transport
-from drivefs.remote.quota import COST_DOWNLOAD, COST_GET, Lane, Pacer
+from drivefs.remote.quota import COST_DOWNLOAD, COST_EDIT, COST_GET, COST_LIST, Lane, Pacer
 
 GOOGLE = "https://www.googleapis.com"
 Step = Response | RemoteError
@@ -127,12 +129,12 @@ async def test_a_refusal_is_final(autojump_clock: trio.testing.MockClock) -> Non
 
 
 async def test_a_try_has_no_more_time_than_patience_left(autojump_clock: trio.testing.MockClock) -> None:
-    """The timeout of each try shrinks with the patience that is left; content has none."""
-    transport = Played(response(503), response(503), response(200))
+    """Each try has half of the patience at most, and no more than is left of it; content has no timeout."""
+    transport = Played(response(503), response(503), response(503), response(503), response(503), response(503), response(200))
     await status_of(make(transport), persistence=Persistence(20.0))
-    first, second, third = (timeout or 0.0 for timeout in transport.timeouts)
-    assert first == pytest.approx(20.0, abs=0.1)
-    assert first > second > third > 15.0
+    *early, last = (timeout or 0.0 for timeout in transport.timeouts)
+    assert early == [10.0] * 6
+    assert last < 5.0
     content = Played(response(200))
     await status_of(make(content), Call("x", "PUT", f"{GOOGLE}/upload/x", timeout=None))
     assert content.timeouts == [None]
@@ -151,7 +153,7 @@ async def test_progress_renews_patience(autojump_clock: trio.testing.MockClock) 
 
     started = trio.current_time()
     with pytest.raises(RemoteUnreachable):
-        await caller.persist("x", attempt, Persistence(20.0), progress=lambda: at)
+        await caller.persist("x", attempt, Persistence(20.0), progress=lambda: at, lane=Lane.BULK)
     assert at == 30
     assert 30 * 15.0 < trio.current_time() - started < 30 * 15.0 + 60.0
 
@@ -188,7 +190,7 @@ async def test_a_second_refusal_is_final(autojump_clock: trio.testing.MockClock)
 
 
 async def test_throttling_slows_everyone_down(autojump_clock: trio.testing.MockClock) -> None:
-    """One throttled call makes the calls after it, of any task, keep a slower pace."""
+    """One throttled call makes the calls of its lane, of any task, keep a slower pace."""
     transport = Played(response(403, "userRateLimitExceeded"), response(200))
     caller = make(transport)
     download = Call("files.download", "GET", f"{GOOGLE}/x", cost=COST_DOWNLOAD, lane=Lane.BULK)
@@ -202,6 +204,78 @@ async def test_throttling_slows_everyone_down(autojump_clock: trio.testing.MockC
         await status_of(unthrottled, download)
     assert trio.current_time() == started
     assert slow > 2.0
+
+
+LIST = Call("files.list", "GET", f"{GOOGLE}/list", cost=COST_LIST)
+
+
+class Storm(Transport):
+    """Every call takes 0.3 s; those of uploads are refused with 403 while ``raging``."""
+
+    def __init__(self, *, raging: bool) -> None:
+        super().__init__()
+        self.raging = raging
+
+    async def request(self, method: str, url: str, *_args: Any, **_options: Any) -> Response:
+        await trio.sleep(0.3)
+        return response(403, "rateLimitExceeded") if self.raging and "upload" in url else response(200)
+
+
+async def latencies(transport: Storm, uploads: int) -> list[float]:
+    """Seconds that each of 120 metadata calls took over a minute, with ``uploads`` uploads that are never given up."""
+    caller = make(transport)
+
+    async def upload() -> None:
+        call = Call("uploads.open", "POST", f"{GOOGLE}/upload", cost=COST_EDIT, lane=Lane.UPLOAD)
+        while True:
+            with contextlib.suppress(RateLimited):
+                await status_of(caller, call, Persistence(120.0, attempts=4))
+
+    seconds = []
+    async with trio.open_nursery() as nursery:
+        for _ in range(uploads):
+            nursery.start_soon(upload)
+        for number in range(120):
+            started = trio.current_time()
+            await status_of(caller, LIST if number % 2 else CALL)
+            seconds.append(trio.current_time() - started)
+            await trio.sleep(0.2)
+        nursery.cancel_scope.cancel()
+    return seconds
+
+
+async def test_a_storm_of_refused_uploads_leaves_metadata_as_fast_as_it_was(autojump_clock: trio.testing.MockClock) -> None:
+    """Fifty uploads, all answered 403 for a minute: gets and lists take less than twice what they take in peace."""
+    peace = await latencies(Storm(raging=False), 0)
+    storm = await latencies(Storm(raging=True), 50)
+    assert sum(storm) < 2 * sum(peace)
+    assert max(storm) < 2 * max(peace)
+
+
+async def test_retry_after_closes_the_lane_it_was_said_to(autojump_clock: trio.testing.MockClock) -> None:
+    """Told to wait ten seconds, no other upload begins before they are over, and a listing does not wait at all."""
+    caller = make(Played(response(429, "rateLimitExceeded", {"retry-after": "10"}), response(200)))
+    upload = Call("uploads.open", "POST", f"{GOOGLE}/upload", cost=COST_EDIT, lane=Lane.UPLOAD)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(status_of, caller, upload)
+        await trio.sleep(1.0)
+        started = trio.current_time()
+        await status_of(caller)
+        assert trio.current_time() == started
+        await status_of(caller, upload)
+        assert trio.current_time() >= 10.0
+
+
+async def test_waiting_is_measured_by_the_server_s_clock(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Retry-After that is a date means the same however wrong this machine's clock is."""
+    for jump in (-2 * 86400.0, 2 * 86400.0):
+        monkeypatch.setattr(time, "time", lambda jump=jump: 1_700_000_000.0 + jump)
+        wish = {"date": "Tue, 14 Nov 2023 22:13:20 GMT", "retry-after": "Tue, 14 Nov 2023 22:13:27 GMT"}
+        started = trio.current_time()
+        assert await status_of(make(Played(response(429, "rateLimitExceeded", wish), response(200)))) == 200
+        assert 7.0 <= trio.current_time() - started < 8.0
 
 
 async def test_metadata_passes_waiting_bulk(autojump_clock: trio.testing.MockClock) -> None:

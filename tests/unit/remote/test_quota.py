@@ -50,7 +50,7 @@ def test_bulk_leaves_the_rest_to_metadata() -> None:
     clock = Clock()
     pacer = Pacer(clock)
     assert drain(pacer, Lane.BULK, COST_DOWNLOAD) > 100
-    assert pacer.take(Lane.METADATA, COST_LIST) == 0.0
+    assert pacer.take(Lane.INTERACTIVE, COST_LIST) == 0.0
     assert pacer.take(Lane.BULK, COST_DOWNLOAD) > 0.0
 
 
@@ -58,23 +58,23 @@ def test_the_wait_it_states_is_enough_and_not_much_more() -> None:
     """After waiting as told, the call goes through; a little earlier it would not have."""
     clock = Clock()
     pacer = Pacer(clock)
-    drain(pacer, Lane.METADATA, COST_LIST)
-    delay = pacer.take(Lane.METADATA, COST_LIST)
+    drain(pacer, Lane.INTERACTIVE, COST_LIST)
+    delay = pacer.take(Lane.INTERACTIVE, COST_LIST)
     clock.now += delay * 0.9
-    assert pacer.take(Lane.METADATA, COST_LIST) > 0.0
+    assert pacer.take(Lane.INTERACTIVE, COST_LIST) > 0.0
     clock.now += delay * 0.11
-    assert pacer.take(Lane.METADATA, COST_LIST) == 0.0
+    assert pacer.take(Lane.INTERACTIVE, COST_LIST) == 0.0
 
 
 def test_the_steady_pace_uses_most_of_the_budget() -> None:
     """Over ten busy minutes at least nine tenths of the allowance are used: safety is not bought with idleness."""
     clock = Clock()
     pacer = Pacer(clock)
-    drain(pacer, Lane.METADATA, COST_EDIT)
+    drain(pacer, Lane.INTERACTIVE, COST_EDIT)
     calls = 0
     for _ in range(6000):
         clock.now += 0.1
-        calls += drain(pacer, Lane.METADATA, COST_EDIT)
+        calls += drain(pacer, Lane.INTERACTIVE, COST_EDIT)
     assert calls * COST_EDIT >= 0.89 * DEFAULT_BUDGET * 10
 
 
@@ -83,35 +83,63 @@ def test_throttling_halves_the_speed_once_for_a_volley() -> None:
     clock = Clock()
     pacer = Pacer(clock)
     for _ in range(10):
-        pacer.slow_down()
-    assert pacer.speed == 0.5
+        pacer.slow_down(Lane.BULK)
+    assert pacer.speed(Lane.BULK) == 0.5
     clock.now += 1.0
-    pacer.slow_down()
-    assert 0.25 <= pacer.speed < 0.27
+    pacer.slow_down(Lane.BULK)
+    assert 0.25 <= pacer.speed(Lane.BULK) < 0.27
     for _ in range(100):
         clock.now += 1.0
-        pacer.slow_down()
-    assert 1 / 64 <= pacer.speed <= 2 / 64
+        pacer.slow_down(Lane.BULK)
+    assert 1 / 64 <= pacer.speed(Lane.BULK) <= 2 / 64
 
 
 def test_speed_comes_back_steadily() -> None:
     """From half speed it takes half a minute of peace to full speed, not a moment."""
     clock = Clock()
     pacer = Pacer(clock)
-    pacer.slow_down()
+    pacer.slow_down(Lane.BULK)
     clock.now += 16.0
-    assert pacer.speed == 0.75
+    assert pacer.speed(Lane.BULK) == 0.75
     clock.now += 17.0
-    assert pacer.speed == 1.0
+    assert pacer.speed(Lane.BULK) == 1.0
 
 
 def test_throttling_ends_the_burst_of_bulk() -> None:
     """What was saved up for bulk is gone after a rate limit: calls are spread out from then on."""
     clock = Clock()
     pacer = Pacer(clock)
-    pacer.slow_down()
+    pacer.slow_down(Lane.BULK)
     assert pacer.take(Lane.BULK, COST_DOWNLOAD) > 0.0
-    assert pacer.take(Lane.METADATA, COST_GET) == 0.0
+    assert pacer.take(Lane.INTERACTIVE, COST_GET) == 0.0
+
+
+def test_what_somebody_waits_for_is_slowed_down_last() -> None:
+    """Throttled, INTERACTIVE takes speed from the lanes behind it; only when that did not help it slows down too."""
+    clock = Clock()
+    pacer = Pacer(clock)
+    pacer.slow_down(Lane.INTERACTIVE)
+    assert [pacer.speed(lane) for lane in (Lane.INTERACTIVE, Lane.UPLOAD, Lane.BULK)] == [1.0, 0.5, 0.5]
+    pacer.slow_down(Lane.INTERACTIVE)
+    assert pacer.speed(Lane.INTERACTIVE) == 1.0
+    clock.now += 1.0
+    pacer.slow_down(Lane.INTERACTIVE)
+    assert pacer.speed(Lane.INTERACTIVE) == 1.0
+    clock.now += 1.0
+    pacer.slow_down(Lane.INTERACTIVE)
+    assert pacer.speed(Lane.INTERACTIVE) == 0.5
+
+
+def test_throttled_uploads_do_not_slow_down_anything_else() -> None:
+    """A lane's trouble is its own."""
+    clock = Clock()
+    pacer = Pacer(clock)
+    for _ in range(20):
+        pacer.slow_down(Lane.UPLOAD, retry_after=5.0)
+        clock.now += 1.0
+    assert pacer.take(Lane.UPLOAD, COST_EDIT) >= 3.9
+    assert (pacer.speed(Lane.INTERACTIVE), pacer.speed(Lane.BULK)) == (1.0, 1.0)
+    assert pacer.take(Lane.INTERACTIVE, COST_LIST) == pacer.take(Lane.BULK, COST_DOWNLOAD) == 0.0
 
 
 def test_a_budget_below_one_call_is_refused() -> None:

@@ -25,9 +25,9 @@ def envelope(code: int, reason: str, **more: Any) -> bytes:
     [
         (400, "invalid", errors.BadRequest, errno.EINVAL),
         (401, "authError", errors.SignInRefused, errno.EACCES),
-        (403, "rateLimitExceeded", errors.RateLimited, errno.EAGAIN),
-        (403, "userRateLimitExceeded", errors.RateLimited, errno.EAGAIN),
-        (403, "RATE_LIMIT_EXCEEDED", errors.RateLimited, errno.EAGAIN),
+        (403, "rateLimitExceeded", errors.RateLimited, errno.EIO),
+        (403, "userRateLimitExceeded", errors.RateLimited, errno.EIO),
+        (403, "RATE_LIMIT_EXCEEDED", errors.RateLimited, errno.EIO),
         (403, "storageQuotaExceeded", errors.DriveFull, errno.ENOSPC),
         (403, "insufficientFilePermissions", errors.AccessDenied, errno.EACCES),
         (403, "somethingNew", errors.AccessDenied, errno.EACCES),
@@ -41,7 +41,23 @@ def envelope(code: int, reason: str, **more: Any) -> bytes:
         (409, "duplicate", errors.IdInUse, errno.EEXIST),
         (412, "conditionNotMet", errors.BadRequest, errno.EINVAL),
         (416, "requestedRangeNotSatisfiable", errors.RangeNotSatisfiable, errno.EIO),
-        (429, "rateLimitExceeded", errors.RateLimited, errno.EAGAIN),
+        (429, "rateLimitExceeded", errors.RateLimited, errno.EIO),
+        (403, "sharingRateLimitExceeded", errors.RateLimited, errno.EIO),
+        (403, "UrlLeaseLimitExceeded", errors.RateLimited, errno.EIO),
+        (403, "dailyLimitExceeded", errors.DailyLimit, errno.EIO),
+        (403, "quotaExceeded", errors.DailyLimit, errno.EIO),
+        (403, "downloadQuotaExceeded", errors.RemoteError, errno.EDQUOT),
+        (403, "cannotDownloadAbusiveFile", errors.RemoteError, errno.EIO),
+        (403, "fileNotDownloadable", errors.RemoteError, errno.EIO),
+        (403, "fieldNotWritable", errors.BadRequest, errno.EINVAL),
+        (403, "cannotAddParent", errors.AccessDenied, errno.EPERM),
+        (403, "domainPolicy", errors.AccessDenied, errno.EACCES),
+        (403, "appNotAuthorizedToFile", errors.AccessDenied, errno.EACCES),
+        (403, "activeItemCreationLimitExceeded", errors.DriveFull, errno.ENOSPC),
+        (403, "teamDriveFileLimitExceeded", errors.DriveFull, errno.ENOSPC),
+        (403, "teamDriveHierarchyTooDeep", errors.AccessDenied, errno.ELOOP),
+        (403, "teamDriveMembershipRequired", errors.AccessDenied, errno.EPERM),
+        (408, "", errors.RemoteUnreachable, errno.ETIMEDOUT),
         (500, "internalError", errors.ServerFault, errno.EIO),
         (503, "backendError", errors.ServerFault, errno.EIO),
     ],
@@ -51,6 +67,17 @@ def test_drives_reasons_decide_the_error(status: int, reason: str, kind: type[er
     error = classify("files.get", status, {}, envelope(status, reason), 0.0)
     assert type(error) is kind
     assert (error.status, error.errno) == (status, number)
+
+
+def test_only_the_sentence_tells_that_the_day_s_uploads_are_used_up() -> None:
+    """750 GB a day are refused with throttling's reason: the exact sentence makes a DailyLimit, repeated all the same."""
+    said = json.loads(envelope(403, "userRateLimitExceeded"))
+    said["error"]["message"] = "User rate limit exceeded."
+    error = classify("uploads.send", 403, {}, json.dumps(said).encode(), 0.0)
+    assert type(error) is errors.DailyLimit
+    assert decide(error, 0, True, random.Random(0)) is not None
+    said["error"]["message"] = "User Rate Limit Exceeded. Rate of requests for user exceed configured project quota."
+    assert type(classify("uploads.send", 403, {}, json.dumps(said).encode(), 0.0)) is errors.RateLimited
 
 
 def test_details_tell_a_missing_scope_from_a_missing_right() -> None:
