@@ -24,6 +24,7 @@ __all__ = [
     "Listing",
     "NewItem",
     "RemoteItem",
+    "Revision",
     "StorageQuota",
     "UploadSession",
 ]
@@ -78,6 +79,19 @@ class RemoteItem:
         if self.mime_type.startswith("application/vnd.google-apps."):
             return Kind.DOCUMENT
         return Kind.SYMLINK if self.mime_type == SYMLINK_MIME else Kind.FILE
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One content that a file has or had. size in bytes.
+
+    Source: https://developers.google.com/workspace/drive/api/reference/rest/v3/revisions
+    """
+
+    id: str
+    md5: str | None
+    size: int
+    modified_ms: int
 
 
 @dataclass(frozen=True, slots=True)

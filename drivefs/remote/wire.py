@@ -14,7 +14,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
 from drivefs.base.errors import BadRequest, RemoteError
-from drivefs.base.model import Change, ItemPatch, NewItem, RemoteItem
+from drivefs.base.model import Change, ItemPatch, NewItem, RemoteItem, Revision
 
 __all__ = [
     "CHILD_FIELDS",
@@ -23,6 +23,7 @@ __all__ = [
     "new_item_body",
     "parse_change",
     "parse_item",
+    "parse_revision",
     "patch_body",
     "related_body",
     "to_ms",
@@ -133,6 +134,11 @@ def parse_change(data: Mapping[str, Any]) -> Change | None:
     if not isinstance(file_id, str):
         return None
     return Change(file_id, None if data.get("removed") else parse_item(data.get("file", {})))
+
+
+def parse_revision(data: Mapping[str, Any]) -> Revision:
+    """A revisions resource as a value. Raises KeyError, ValueError or TypeError for what is none."""
+    return Revision(_text(data["id"]), data.get("md5Checksum"), int(data.get("size", 0)), to_ms(data["modifiedTime"]))
 
 
 def new_item_body(item: NewItem) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from drivefs.base.model import (
     Listing,
     NewItem,
     RemoteItem,
+    Revision,
     StorageQuota,
     UploadSession,
 )
@@ -225,9 +226,11 @@ class FakeDrive:
     async def generate_ids(self, count: int) -> list[str]:
         return await self._carry("generate_ids", lambda: [self._fresh_id() for _ in range(count)])
 
-    async def revisions(self, file_id: str) -> list[tuple[str, str | None, int]]:
-        entry = self._entry
-        return await self._carry("revisions", lambda: [(r, md5_of(d), 0) for r, d in entry(file_id).revisions.items()])
+    async def revisions(self, file_id: str) -> list[Revision]:
+        def read() -> list[Revision]:
+            return [Revision(r, md5_of(data), len(data), 0) for r, data in self._entry(file_id).revisions.items()]
+
+        return await self._carry("revisions", read)
 
     async def create(self, item: NewItem) -> RemoteItem:
         content = None if item.mime_type == FOLDER_MIME else b""

@@ -174,9 +174,9 @@ async def test_new_content_is_a_new_revision(drive: Drive) -> None:
     assert await download(drive, now) == b"new bytes"
     with pytest.raises(RangeNotSatisfiable):
         await download(drive, old, 0, 1000, pinned=False)
-    assert [(revision, checksum) for revision, checksum, _ in await drive.revisions(old.id)] == [
-        (old.revision, old.md5),
-        (now.revision, now.md5),
+    assert [(revision.id, revision.md5, revision.size) for revision in await drive.revisions(old.id)] == [
+        (old.revision, old.md5, old.size),
+        (now.revision, now.md5, now.size),
     ]
 
 

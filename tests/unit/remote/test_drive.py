@@ -22,7 +22,7 @@ from drivefs.base.errors import (
     ServerFault,
     SignInRefused,
 )
-from drivefs.base.model import FOLDER_MIME, Account, Change, ItemPatch, NewItem, StorageQuota
+from drivefs.base.model import FOLDER_MIME, Account, Change, ItemPatch, NewItem, Revision, StorageQuota
 from drivefs.base.stats import Stats
 from drivefs.remote.drive import Drive
 
@@ -227,12 +227,12 @@ async def test_small_content_travels_with_its_metadata(make_drive: MakeDrive, se
 
 async def test_revisions_over_pages(drive: Drive, server: Script) -> None:
     """All pages, oldest first; a revision without a checksum has none."""
-    first = {"id": "r1", "md5Checksum": "m1", "modifiedTime": "1970-01-01T00:00:01Z"}
+    first = {"id": "r1", "md5Checksum": "m1", "size": "7", "modifiedTime": "1970-01-01T00:00:01Z"}
     server.will(
         server.json({"revisions": [first], "nextPageToken": "t"}),
         server.json({"revisions": [{"id": "r2", "modifiedTime": "1970-01-01T00:00:02Z"}]}),
     )
-    assert await drive.revisions("file1") == [("r1", "m1", 1000), ("r2", None, 2000)]
+    assert await drive.revisions("file1") == [Revision("r1", "m1", 7, 1000), Revision("r2", None, 0, 2000)]
 
 
 async def test_an_html_page_for_json_is_trouble_on_the_way(make_drive: MakeDrive, server: Script) -> None:
