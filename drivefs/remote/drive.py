@@ -15,7 +15,7 @@ import trio
 
 from drivefs.base.config import GOOGLE_API_ROOT, validate_api_root
 from drivefs.base.errors import RemoteNotFound
-from drivefs.base.model import Account, ChangePage, ItemPatch, Listing, NewItem, RemoteItem, StorageQuota, UploadSession
+from drivefs.base.model import Account, ChangePage, ItemPatch, Listing, NewItem, RemoteItem, Revision, StorageQuota, UploadSession
 from drivefs.base.stats import Stats
 from drivefs.remote import wire
 from drivefs.remote.api import USER_AGENT, Api, headers_of, name_of, parse
@@ -160,20 +160,20 @@ class Drive:
             raise not_json("files.generateIds")
         return [wire.valid_id(str(each)) for each in ids]
 
-    async def revisions(self, file_id: str) -> list[tuple[str, str | None, int]]:
-        """(id, md5, modified_ms) of each revision of a file's content, oldest first."""
-        found: list[tuple[str, str | None, int]] = []
+    async def revisions(self, file_id: str) -> list[Revision]:
+        """The contents that a file has and had, oldest first. Drive keeps old ones for 30 days, and a hundred of them."""
+        found: list[Revision] = []
         token: str | None = None
         while True:
             request = self._api.revisions.list(
                 fileId=wire.valid_id(file_id),
-                fields="nextPageToken,revisions(id,md5Checksum,modifiedTime)",
+                fields="nextPageToken,revisions(id,md5Checksum,size,modifiedTime)",
                 pageSize=PAGE,
                 pageToken=token,
             )
             data = await self._json(request, COST_GET)
             try:
-                found += [(r["id"], r.get("md5Checksum"), wire.to_ms(r["modifiedTime"])) for r in data.get("revisions", ())]
+                found += [wire.parse_revision(entry) for entry in data.get("revisions", ())]
             except (KeyError, ValueError, TypeError):
                 raise not_json("revisions.list") from None
             token = data.get("nextPageToken")
