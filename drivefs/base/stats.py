@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,7 +26,10 @@ class LastError:
 
 @dataclass(slots=True)
 class Stats:
-    """api_requests: Drive calls by method name (``files.list``). fuse_errors: replies other than success, by errno name."""
+    """api_requests: Drive calls by method name (``files.list``). fuse_errors: replies other than success, by errno name.
+
+    waiting: tells which operations wait for Drive now, each with ``operation``, ``path``, ``seconds`` and ``what``.
+    """
 
     api_requests: Counter[str] = field(default_factory=Counter)
     api_retries: int = 0
@@ -34,6 +38,7 @@ class Stats:
     fuse_errors: Counter[str] = field(default_factory=Counter)
     internal_errors: int = 0
     last_errors: deque[LastError] = field(default_factory=lambda: deque(maxlen=20))
+    waiting: Callable[[], list[dict[str, Any]]] = field(default=list, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def count_request(self, method: str) -> None:
@@ -57,5 +62,6 @@ class Stats:
             "bytes_up": self.bytes_up,
             "fuse_errors": dict(self.fuse_errors),
             "internal_errors": self.internal_errors,
+            "waiting": self.waiting(),
             "last_errors": [asdict(error) for error in self.last_errors],
         }

@@ -21,11 +21,11 @@ __all__ = ["Changes"]
 log = logging.getLogger(__name__)
 
 _TOKEN: Final = "change_token"
-_LONGEST_PAUSE: Final = 300.0
+_LONGEST_PAUSE: Final = 60.0
 
 
 class Changes:
-    """Polls every ``interval`` seconds; less often, up to five minutes, while Drive cannot be reached.
+    """Polls every ``interval`` seconds; less often, down to once a minute, while Drive cannot be reached.
 
     notify: told what the kernel must forget.  merged: called after changes were merged, for whoever watches the tree.
     """

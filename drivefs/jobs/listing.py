@@ -38,17 +38,20 @@ class Listing:
         await self._flights.serve(task_status)
 
     async def ensure(self, folder: int) -> None:
-        """Return when all children of ``folder`` are in the tree; RemoteError where Drive could not tell."""
-        if not self._tree.get(folder).listed:
-            await self._flights.join(folder, lambda: self._list(folder))
+        """Return when all children of ``folder`` are in the tree.
 
-    async def _list(self, folder: int) -> None:
+        Raises RemoteError where Drive could not tell, and what ``patience.waiting`` raises.
+        """
+        if not self._tree.get(folder).listed:
+            await self._flights.join(folder, "a folder's listing", lambda moved: self._list(folder, moved))
+
+    async def _list(self, folder: int, moved: Callable[[], None]) -> None:
         remote_id = self._tree.get(folder).remote_id
         if remote_id is None:  # it lost its item on Drive while we waited; what it holds is all there is
             return
         self._merger.listing.add(folder)
         try:
-            items = await self._fetch(remote_id)
+            items = await self._fetch(remote_id, moved)
             # Of several items with one name the oldest keeps it: the same on every machine, whatever order pages come in.
             items.sort(key=lambda item: (item.created_ms, item.id))
             for start in range(0, len(items), _SLICE):
@@ -59,8 +62,9 @@ class Listing:
             self._merger.listing.discard(folder)
         for missing in unlisted:
             await self._ask(missing)
+            moved()
 
-    async def _fetch(self, remote_id: str) -> list[RemoteItem]:
+    async def _fetch(self, remote_id: str, moved: Callable[[], None]) -> list[RemoteItem]:
         items: list[RemoteItem] = []
         token: str | None = None
         restarts = 0
@@ -73,6 +77,7 @@ class Listing:
                 log.info("a page token was refused; listing the folder anew")
                 items, token, restarts = [], None, restarts + 1
                 continue
+            moved()
             items += page.items
             token = page.next_page_token
             if token is None:

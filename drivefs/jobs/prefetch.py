@@ -17,7 +17,11 @@ import trio
 from drivefs.base.errors import AccessDenied, DriveFSError, RangeNotSatisfiable, RemoteNotFound, ServerFault
 from drivefs.base.ranges import Range
 from drivefs.base.stats import Stats
+from drivefs.jobs.patience import for_nobody, waiting
+from drivefs.jobs.turns import Turns
+from drivefs.remote.caller import TROUBLE
 from drivefs.remote.drive import Drive
+from drivefs.remote.quota import Lane
 from drivefs.store.cache import Cache
 from drivefs.store.content import Content, checksum
 from drivefs.store.tree import Tree
@@ -82,10 +86,26 @@ def _align(offset: int, unit: int) -> int:
 
 @dataclass(slots=True, eq=False)
 class _Fetch:
-    """One request under way, or just ended."""
+    """One request under way, or just ended.
+
+    urgent: a reader waits for it.  received: bytes that came, those included that are still to be checked.  trouble: the last
+    failure since then, of a request that is being repeated.
+    """
 
     wanted: Range
+    urgent: bool = False
+    moved_at: float = 0.0
+    received: int = 0
+    trouble: Exception | None = None
     error: Exception | None = None
+
+    def moved(self, count: int) -> None:
+        self.received += count
+        self.moved_at = trio.current_time()
+        self.trouble = None
+
+    def met(self, trouble: Exception) -> None:
+        self.trouble = trouble
 
     def touches(self, ranges: list[Range]) -> bool:
         return any(r.start < self.wanted.end and self.wanted.start < r.end for r in ranges)
@@ -120,7 +140,8 @@ class Prefetch:
         self._tree = tree
         self._cache = cache
         self._stats = stats
-        self._limit = trio.CapacityLimiter(connections)
+        self._ahead = drive.in_lane(Lane.BULK)
+        self._turns = Turns(connections)
         self._traffic: dict[int, _Traffic] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -131,18 +152,33 @@ class Prefetch:
             await trio.sleep_forever()
 
     async def ensure(self, content: Content, needed: Range, ahead: Range | None = None, unit: int = _LARGEST_UNIT) -> None:
-        """Return when ``needed`` is present; begin fetching ``ahead`` too. Raises what made the needed bytes unavailable."""
+        """Return when ``needed`` is present; begin fetching ``ahead`` too.
+
+        Raises what made the needed bytes unavailable, and what ``patience.waiting`` raises.
+        """
         self.begin(content, needed if ahead is None else Range(min(needed.start, ahead.start), max(needed.end, ahead.end)), unit)
-        while gaps := content.missing(*needed):
-            traffic = self._traffic.get(content.id)
-            watched = [] if traffic is None else [fetch for fetch in traffic.fetches if fetch.touches(gaps)]
-            if traffic is None or not watched:  # what had arrived was dropped meanwhile: ask again
-                self.begin(content, needed, unit)
-                continue
-            await traffic.arrivals.park()
-            for fetch in watched:
-                if fetch.error is not None and fetch.touches(content.missing(*needed)):
-                    raise fetch.error
+        watched: list[_Fetch] = []
+        with waiting("bytes of the file", lambda: _trouble_of(watched)) as moved:
+            while gaps := content.missing(*needed):
+                traffic = self._traffic.get(content.id)
+                watched = [] if traffic is None else [fetch for fetch in traffic.fetches if fetch.touches(gaps)]
+                if traffic is None or not watched:  # what had arrived was dropped meanwhile: ask again
+                    self.begin(content, needed, unit)
+                    continue
+                self._hurry(watched)
+                before = sum(fetch.received for fetch in watched)
+                await traffic.arrivals.park()
+                if sum(fetch.received for fetch in watched) > before:
+                    moved()
+                for fetch in watched:
+                    if fetch.error is not None and fetch.touches(content.missing(*needed)):
+                        raise fetch.error
+
+    def _hurry(self, fetches: list[_Fetch]) -> None:
+        for fetch in fetches:
+            if not fetch.urgent:
+                fetch.urgent = True
+                self._turns.reconsider()
 
     def begin(self, content: Content, wanted: Range, unit: int) -> None:
         """Fetch the holes of ``wanted`` that nobody fetches yet, in requests of ``unit`` bytes; do not wait for them."""
@@ -160,9 +196,11 @@ class Prefetch:
                 self._nursery.start_soon(self._fetch, content, traffic, fetch)
 
     async def _fetch(self, content: Content, traffic: _Traffic, fetch: _Fetch) -> None:
+        for_nobody()
+        TROUBLE.set(fetch.met)
         try:
-            async with self._limit:
-                checked = await self._download(content, traffic, fetch.wanted)
+            async with self._turns.take(fetch):
+                checked = await self._download(content, traffic, fetch)
             self._cache.save_filled(content)
             if content.complete and not content.dirty and not checked:
                 await self._verify(content)
@@ -183,53 +221,57 @@ class Prefetch:
         except DriveFSError as error:
             self._stats.record_error(str(error), f"read of {self._path(content)!r}")
 
-    async def _download(self, content: Content, traffic: _Traffic, wanted: Range) -> bool:
+    async def _download(self, content: Content, traffic: _Traffic, fetch: _Fetch) -> bool:
         """Whether what came has been held against Drive's checksum."""
-        remote_id = content.remote_id
+        remote_id, wanted = content.remote_id, fetch.wanted
+        drive = self._drive if fetch.urgent else self._ahead
         if remote_id is None:
             raise RemoteNotFound("The file is no longer on Drive, and this part of it was never fetched.", status=404)
 
-        def arrived(offset: int, data: bytes) -> None:
-            self._cache.fill(content, offset, data)
+        def received(_offset: int, data: bytes) -> None:
+            fetch.moved(len(data))
             traffic.arrivals.unpark_all()
 
+        def arrived(offset: int, data: bytes) -> None:
+            self._cache.fill(content, offset, data)
+            received(offset, data)
+
         if wanted == (0, content.remote_size) and wanted.size <= _WHOLE:
-            await self._download_whole(content, remote_id, arrived)
+            arrived(0, await self._whole(drive, content, remote_id, received))
             return True
         try:
             # By revision, so that two requests around a remote edit can never mix two versions of a file.
-            await self._drive.download(remote_id, *wanted, arrived, revision=content.revision, size=content.remote_size)
+            await drive.download(remote_id, *wanted, arrived, revision=content.revision, size=content.remote_size)
         except (AccessDenied, RemoteNotFound):
-            await self._download_head(content, remote_id, wanted, arrived)
+            for offset, data in (await self._of_head(drive, content, remote_id, wanted, received)).items():
+                arrived(offset, data)
         return False
 
-    async def _download_head(self, content: Content, remote_id: str, wanted: Range, arrived: _Sink) -> None:
+    async def _of_head(self, drive: Drive, content: Content, remote_id: str, wanted: Range, received: _Sink) -> dict[int, bytes]:
         """Where Drive does not show the revision (to viewers, and now and then to anybody, just after it was made).
 
         The head's bytes are ours if the head is still our revision after they came: head revisions do not come back.
         """
-        pieces: dict[int, bytes] = {}
-        await self._drive.download(remote_id, *wanted, pieces.__setitem__, revision=None, size=content.remote_size)
-        if (await self._drive.get(remote_id)).revision != content.revision:
+        pieces, keep = _collector(received)
+        await drive.download(remote_id, *wanted, keep, revision=None, size=content.remote_size)
+        if (await drive.get(remote_id)).revision != content.revision:
             raise RemoteNotFound("The file was changed on Drive while it was read; open it again.", status=404)
-        for offset, data in pieces.items():
-            arrived(offset, data)
+        return pieces
 
-    async def _download_whole(self, content: Content, remote_id: str, arrived: _Sink) -> None:
+    async def _whole(self, drive: Drive, content: Content, remote_id: str, received: _Sink) -> bytes:
         """A small file in one request, checked before anybody sees it."""
         for revision in (None, content.revision):
-            pieces: dict[int, bytes] = {}
+            pieces, keep = _collector(received)
             size = content.remote_size
             try:
-                await self._drive.download(remote_id, 0, size, pieces.__setitem__, revision=revision, size=size)
+                await drive.download(remote_id, 0, size, keep, revision=revision, size=size)
             except RangeNotSatisfiable:
                 if revision is not None:
                     raise
                 continue  # the head is of another length by now: ask for our revision
             data = b"".join(pieces.values())
             if content.md5 is None or hashlib.md5(data, usedforsecurity=False).hexdigest() == content.md5:
-                arrived(0, data)
-                return
+                return data
         raise ServerFault("Drive sent bytes that do not match its checksum of the file; try again.", status=200)
 
     async def _verify(self, content: Content) -> None:
@@ -245,3 +287,18 @@ class Prefetch:
     def _path(self, content: Content) -> str:
         node = self._tree.find(content.inode)
         return str(content.inode) if node is None else self._tree.path(node)
+
+
+def _trouble_of(fetches: list[_Fetch]) -> Exception | None:
+    return next((fetch.trouble for fetch in fetches if fetch.trouble is not None), None)
+
+
+def _collector(received: _Sink) -> tuple[dict[int, bytes], _Sink]:
+    """Pieces by offset, and what puts them there and says so: they are shown to readers only when all have been checked."""
+    pieces: dict[int, bytes] = {}
+
+    def keep(offset: int, data: bytes) -> None:
+        pieces[offset] = data
+        received(offset, data)
+
+    return pieces, keep

@@ -192,6 +192,9 @@ class FakeDrive:
     def with_patience(self, _patience: float) -> Drive:
         return self.drive
 
+    def in_lane(self, _lane: object) -> Drive:
+        return self.drive
+
     async def about(self) -> tuple[Account, StorageQuota]:
         return await self._carry("about", lambda: (Account("me@example.org", "me", ROOT_ID), StorageQuota(None, 0)))
 
