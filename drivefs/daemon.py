@@ -27,6 +27,7 @@ from drivefs.base.errors import ExitCode, MountpointUnusable, RemoteUnreachable,
 from drivefs.base.stats import Stats
 from drivefs.jobs.account import AccountInfo
 from drivefs.jobs.changes import Changes
+from drivefs.jobs.keeping import Keeper
 from drivefs.jobs.listing import Listing
 from drivefs.jobs.prefetch import Prefetch
 from drivefs.jobs.upload import Uploader
@@ -105,6 +106,7 @@ class _Daemon:
         tree.forget_old_deletions(time.time_ns() // 10**6 - _KEEP_DELETIONS_MS)
         cache = Cache(db, tree, config.cache_size)
         self._recover(cache)
+        keeper = Keeper(db, cache, stats)
         merger = Merger(tree)
         self._account = AccountInfo(drive, tree, stats)
         listing = Listing(drive, tree, merger, notifier.notify)
@@ -124,12 +126,12 @@ class _Daemon:
         changes = Changes(drive, tree, merger, notifier.notify, self._uploader.rescan, stats, config.poll_interval)
         await self._sign_in(changes)
         names = Namespace(tree, cache, listing, self._uploader, read_only=config.read_only)
-        files = Files(tree, cache, prefetch, self._uploader, read_only=config.read_only)
+        files = Files(tree, cache, keeper, prefetch, self._uploader, read_only=config.read_only)
         fs = Filesystem(tree, cache, names, files, self._account, uid=os.geteuid(), gid=os.getegid())
         async with trio.open_nursery() as nursery:
             await nursery.start(listing.serve)
             await nursery.start(prefetch.serve)
-            for service in (self._uploader.serve, changes.serve, self._account.serve):
+            for service in (keeper.serve, self._uploader.serve, changes.serve, self._account.serve):
                 nursery.start_soon(service)
             async with self._mounted(fuse.Door(fs, stats), notifier) as ended:
                 await self._stay(ended, on_ready)
@@ -148,10 +150,9 @@ class _Daemon:
         return StaticToken(self._config.access_token)
 
     def _recover(self, cache: Cache) -> None:
-        for node, reason in cache.recover():
-            path = self._tree.path(node)
-            log.error("%r cannot be sent: %s", path, reason)
-            self._stats.record_error(reason, path)
+        for lost in cache.recover():
+            log.error("%r: %s", lost.path, lost.reason)
+            self._stats.record_error(lost.reason, lost.path)
         unsent = sum(1 for _ in self._tree.pending())
         if unsent:
             log.info("%d changes of an earlier session are still to be sent", unsent)

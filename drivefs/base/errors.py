@@ -16,6 +16,7 @@ __all__ = [
     "BadRequest",
     "CacheUnusable",
     "DailyLimit",
+    "DataDamaged",
     "DriveFSError",
     "DriveFull",
     "ExitCode",
@@ -107,6 +108,10 @@ class LocalDiskFull(DriveFSError):
 
     errno = errno.ENOSPC
     exit_code = ExitCode.DISK_FULL
+
+
+class DataDamaged(DriveFSError):
+    """The disk gives back other bytes than were put there, and Drive does not have them. They are kept under lost+found."""
 
 
 class CacheUnusable(DriveFSError):

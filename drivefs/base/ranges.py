@@ -63,6 +63,24 @@ class RangeSet:
         if self._ends and self._ends[-1] > size:
             self._ends[-1] = size
 
+    def remove(self, start: int, end: int) -> None:
+        """Forget [start, end)."""
+        if start >= end:
+            return
+        low, high = bisect_right(self._ends, start), bisect_left(self._starts, end)
+        pieces = [(s, e) for s, e in zip(self._starts[low:high], self._ends[low:high], strict=True)]
+        kept = [(s, min(e, start)) for s, e in pieces if s < start] + [(max(s, end), e) for s, e in pieces if e > end]
+        self._starts[low:high] = [s for s, _ in kept]
+        self._ends[low:high] = [e for _, e in kept]
+
+    def intersection(self, other: RangeSet) -> RangeSet:
+        """The offsets that are in both."""
+        common = RangeSet()
+        for start, end in other:
+            for index in range(bisect_right(self._ends, start), bisect_left(self._starts, end)):
+                common.add(max(start, self._starts[index]), min(end, self._ends[index]))
+        return common
+
     def missing(self, start: int, end: int) -> list[Range]:
         """The parts of [start, end) that are not in the set, in order."""
         gaps: list[Range] = []

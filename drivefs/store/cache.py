@@ -7,7 +7,9 @@ Invariants:
 - Bytes below ``base_size`` that no extent covers are holes and are filled from the row's revision only, never from a newer one;
   all bytes at and beyond ``base_size`` are local.
 - ``fill`` writes into holes only: what the user wrote is never overwritten by what was downloaded.
-- A file whose row says dirty is deleted only after the user deleted the item.
+- A file whose row says dirty is deleted only after the user deleted the item, or gave it another content.
+- Files are deleted once the rows that say so have survived a power cut (``doomed``), or else after one a row could ask for them.
+- Dirty content that takes the place of other dirty content keeps that one (``replaces``) until its own bytes are on the disk.
 
 Everything here is synchronous and runs on the trio thread, but for ``sync`` and ``write_bytes``, which may run in a thread.
 """
@@ -15,21 +17,28 @@ Everything here is synchronous and runs on the trio thread, but for ``sync`` and
 from __future__ import annotations
 
 import errno
+import json
+import logging
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from drivefs.base.crashpoints import crash_point
 from drivefs.base.errors import LocalDiskFull, PathError
-from drivefs.base.model import RemoteItem
+from drivefs.base.model import RemoteItem, Revision
 from drivefs.base.ranges import RangeSet
-from drivefs.store.content import Content
+from drivefs.store.blocks import Blocks
+from drivefs.store.content import BLOCK, Content
 from drivefs.store.db import Database
 from drivefs.store.files import ContentFiles
+from drivefs.store.recovery import Lost, recover, tidy
 from drivefs.store.tree import Node, Tree
 
 __all__ = ["Cache"]
+
+log = logging.getLogger(__name__)
 
 _USED_RESOLUTION_MS: Final = 60_000
 _DEFAULT_LIMIT: Final = 50 * 10**9
@@ -42,9 +51,21 @@ class Cache:
         self._db = db
         self._tree = tree
         self._files = ContentFiles(db.cache_dir, db.reserve)
+        self._blocks = Blocks(db)
         self._open: dict[int, Content] = {}
+        # Of content that was open since the start: the blocks that were not checked then. The rest is what we ourselves put there.
+        self._known: dict[int, frozenset[int]] = {}
+        # Content files that no row names any more; they go once the rows are on the disk.
+        self.doomed: list[int] = []
+        # Clean content that the disk may still call dirty: not to be evicted before the rows are on the disk.
+        self.fresh: set[int] = set()
+        # Content with something to be put on the disk or summed, by id.
+        unsettled = db.execute("SELECT id FROM content WHERE dirty AND NOT settled")
+        self.unkept: set[int] = {row["id"] for row in unsettled}
         self.limit = min(_DEFAULT_LIMIT, shutil.disk_usage(db.cache_dir).free // 5) if limit is None else limit
         self.clean_bytes = self._sum_clean()
+        # Told of the inode whenever a content that was as Drive has it, or as an upload takes it, is about to change.
+        self.on_change: Callable[[int], None] = lambda _inode: None
 
     def _sum_clean(self) -> int:
         sql = "SELECT coalesce(sum(end - start), 0) FROM extent JOIN content ON content.id = extent.content WHERE NOT dirty"
@@ -77,7 +98,43 @@ class Cache:
         content.frozen_generation = False
         content.references = 1
         self._open[content_id] = content
+        self.unkept.add(content_id)
         return content
+
+    def begin_anew(self, old: Content) -> Content:
+        """Empty content in the place of ``old``, which is dirty and comes back should a power cut leave the new one torn.
+
+        To be used where nobody but the caller has ``old`` open by a handle: those who have would not see the new one.
+        """
+        with self._db.transaction():
+            content = self.create(old.inode)
+            sql = "UPDATE content SET remote_id = ?, revision = ?, md5 = ?, remote_size = ? WHERE id = ?"
+            self._db.execute(sql, (old.remote_id, old.revision, old.md5, old.remote_size, content.id))
+            self._supersede(content.id, old.id)
+            sequence = self._tree.sequence_of_change(self._tree.get(old.inode))
+            self._tree.update(old.inode, session_uri=None, session_generation=None, sequence=sequence)
+        content.remote_id, content.revision, content.md5, content.remote_size = (
+            old.remote_id,
+            old.revision,
+            old.md5,
+            old.remote_size,
+        )
+        content.mtime_ns = time.time_ns()
+        return content
+
+    def create_from(self, inode: int, remote_id: str, revision: Revision) -> None:
+        """Content that ``inode`` owes to a revision of another item: unsent, and all of it still to be fetched from there."""
+        size = revision.size
+        row = {"inode": inode, "base_size": size, "dirty": 1, "used_ms": _now_ms()}
+        source = {"remote_id": remote_id, "revision": revision.id, "md5": revision.md5, "remote_size": size}
+        with self._db.transaction():
+            content_id = self._db.insert("content", row | source)
+            self._tree.update(inode, content=content_id, content_dirty=1, size=size)
+            fd = self._files.create(content_id, dirty=True)
+            try:
+                self._files.truncate(fd, size)
+            finally:
+                os.close(fd)
 
     def hold(self, content: Content) -> None:
         """Count an open content once more, for a task that outlives its caller."""
@@ -90,13 +147,24 @@ class Cache:
             return
         self.save_times(content)
         self.save_filled(content)
+        if content.changes != content.kept or content.filled:
+            self.unkept.add(content.id)
         del self._open[content.id]
+        self._known[content.id] = frozenset(content.unchecked)
         os.close(content.fd)
         node = self._tree.find(content.inode)
         if node is None or node.content != content.id or node.local_trashed:
             self._discard(content.id, node)
         elif self.clean_bytes > self.limit:
             self.evict(self.limit * 9 // 10)
+
+    def reopen(self, content_id: int) -> Content | None:
+        """A content by its number, counted once more; None where it is gone."""
+        if content_id not in self._open and not self._db.execute("SELECT 1 FROM content WHERE id = ?", (content_id,)).fetchone():
+            return None
+        content = self._open.get(content_id) or self._load(content_id)
+        content.references += 1
+        return content
 
     def drop_deleted(self, node: Node) -> None:
         """The user deleted the item: its content goes too, as soon as nobody has it open."""
@@ -122,6 +190,14 @@ class Cache:
         content = Content(content_id, row["inode"], fd, dirty=bool(row["dirty"]), **values)
         for start, end in self._db.execute("SELECT start, end FROM extent WHERE content = ?", (content_id,)):
             content.present.add(start, end)
+        content.settled = bool(row["settled"])
+        if damaged:
+            self._blocks.delete(content_id)
+        self._blocks.load(content)
+        if content_id in self._known:
+            content.unchecked &= self._known[content_id]
+        elif not content.dirty:
+            self._forget_unsummed(content)
         if content.size < content.base_size:  # a kill came between the cut of the file and that of the rows
             self._cut(content)
         if _now_ms() - row["used_ms"] > _USED_RESOLUTION_MS:
@@ -129,14 +205,34 @@ class Cache:
         self._open[content_id] = content
         return content
 
+    def _forget_unsummed(self, content: Content) -> None:
+        """Of what was fetched earlier, only blocks with a checksum are believed; the rest is fetched again."""
+        summed = RangeSet((n * BLOCK, min((n + 1) * BLOCK, content.base_size)) for n in sorted(content.sums))
+        believed = content.present.intersection(summed)
+        if believed == content.present:
+            return
+        self.clean_bytes -= content.present.size - believed.size
+        content.present = believed
+        self._write_extents(content)
+
+    def _write_extents(self, content: Content) -> None:
+        with self._db.transaction():
+            self._db.execute("DELETE FROM extent WHERE content = ?", (content.id,))
+            for start, end in content.present:
+                self._db.execute("INSERT INTO extent VALUES (?, ?, ?)", (content.id, start, end))
+
     # -- changing --------------------------------------------------------------------------------------------------
 
-    def begin_change(self, content: Content, start: int) -> None:
-        """To be called before every change of bytes, none of them before ``start``.
+    def begin_change(self, content: Content, start: int, end: int) -> None:
+        """To be called before every change of bytes, all of them in [start, end).
 
         Marks content and node dirty, and voids an upload that has begun.
         """
         content.intact = min(content.intact, start)
+        content.changes += 1
+        self._blocks.touch(content, start, end)
+        if content.settled:
+            self.unsettle(content)
         if content.dirty and not content.frozen_generation:
             return
         node = self._tree.get(content.inode)
@@ -164,7 +260,19 @@ class Cache:
             self.clean_bytes -= content.present.size
             content.dirty = True
             self._files.move(content.id, dirty=True)
+            self.fresh.discard(content.id)
+            self.unkept.add(content.id)
         content.frozen_generation = False
+        self.on_change(content.inode)
+
+    def unsettle(self, content: Content) -> None:
+        """Just before a change: what is on the disk will not be just this any more.
+
+        Who wants damage of the disk to be told from an unfinished change after a power cut makes this durable first.
+        """
+        self._db.execute("UPDATE content SET settled = 0 WHERE id = ?", (content.id,))
+        content.settled = False
+        self.unkept.add(content.id)
 
     def wrote(self, content: Content, start: int, end: int) -> None:
         """The user's bytes [start, end) lie in the file; only now may the write be acknowledged."""
@@ -188,7 +296,7 @@ class Cache:
 
     def truncate(self, content: Content, size: int) -> None:
         """Cut or extend; an extension reads as zeros and is local at once."""
-        self.begin_change(content, min(size, content.size))
+        self.begin_change(content, min(size, content.size), max(size, content.size))
         # The file before the rows: a file shorter than its base_size says by itself that a cut was under way, while rows that
         # were cut before their file would call the old bytes, and the holes between them, local.
         self._files.truncate(content.fd, size)
@@ -220,6 +328,7 @@ class Cache:
                 self.write_bytes(content, piece, gap.start)
             content.present.add(gap.start, gap.end)
             content.unsaved.add(gap.start, gap.end)
+            content.filled = True
             if not content.dirty:
                 self.clean_bytes += gap.size
 
@@ -303,6 +412,8 @@ class Cache:
             )
             self._db.execute(sql, (item.id, item.revision, md5, size, size, content.id))
             self._tree.update(content.inode, content_dirty=0, session_uri=None, session_generation=None, size=size)
+            self._blocks.on_drive(content)
+            self._release_replaced(content.id)
             self._show_newer(content, item)
         self.clean_bytes += size - (0 if was_dirty else content.present.size)
         content.remote_id, content.revision, content.md5, content.remote_size = item.id, item.revision, md5, size
@@ -311,6 +422,7 @@ class Cache:
         content.unsaved = RangeSet()
         crash_point("upload-recorded")
         if was_dirty:
+            self.fresh.add(content.id)
             self._files.move(content.id, dirty=False)
 
     def _show_newer(self, content: Content, item: RemoteItem) -> None:
@@ -328,12 +440,100 @@ class Cache:
         self.clean_bytes -= content.present.size
         content.present, content.unsaved = RangeSet(), RangeSet()
         self._db.execute("DELETE FROM extent WHERE content = ?", (content.id,))
+        self._blocks.forget(content, list(content.sums))
 
-    def sync(self, content: Content) -> None:
-        """Make content and rows survive a power cut. Blocks: run it in a thread."""
+    def judge(self, content: Content, found: Mapping[int, int]) -> list[int]:
+        """Hold ``found``, the CRC-32 of blocks as they lie on the disk, against what they were.
+
+        Blocks of Drive's that differ become holes again. Returns those of the user's that do; they stay unchecked.
+        """
+        bad = [number for number, crc in found.items() if number in content.unchecked and content.sums[number] != crc]
+        self._blocks.passed(content, [number for number in found if number not in bad])
+        theirs = [number for number in bad if number not in content.own]
+        for number in theirs:
+            before = content.present.size
+            content.present.remove(number * BLOCK, (number + 1) * BLOCK)
+            self.clean_bytes -= 0 if content.dirty else before - content.present.size
+        if theirs:
+            self.save_filled(content)
+            self._write_extents(content)
+            self._blocks.forget(content, theirs)
+        return [number for number in bad if number in content.own]
+
+    def keep_copy(self, content: Content, reason: str) -> None:
+        """A second name for a damaged file under lost+found, so that nothing is gone whatever becomes of the first."""
+        node = self._tree.find(content.inode)
+        path = "" if node is None else self._tree.path(node)
+        if place := self._files.link_aside(content.id, {"path": path, "reason": reason}):
+            log.error("%r is damaged on this disk; its bytes are kept as %s", path, place)
+
+    # -- for the day after a power cut -----------------------------------------------------------------------------
+
+    def record_sums(self, content: Content, sums: Mapping[int, int]) -> None:
+        """CRC-32 of blocks that did not change while they were summed."""
+        self._blocks.record(content, sums, own=content.dirty)
+
+    def sync_bytes(self, content: Content) -> None:
+        """The bytes and the file's name, as they are now, survive a power cut. Blocks: run it in a thread."""
         self._files.sync(content.fd, content.id, dirty=content.dirty)
         crash_point("data-synced")
-        self._db.commit_durably()
+
+    def sync_everything(self) -> None:
+        """The same for all content at once. Blocks: run it in a thread."""
+        self._files.sync_everything()
+
+    def record_synced(self, content: Content, size: int, present: Iterable[tuple[int, int]], *, settled: bool) -> None:
+        """``size`` bytes, of them ``present`` of what can be a hole, were on the disk; the rows are not yet.
+
+        settled: nothing was changed since, and every block has its checksum.
+        """
+        if not content.dirty:
+            return
+        synced = json.dumps([size, [list(one) for one in present]])
+        with self._db.transaction():
+            sql = "UPDATE content SET synced = ?, settled = ? WHERE id = ?"
+            self._db.execute(sql, (synced, int(settled), content.id))
+            self._release_replaced(content.id)
+        content.settled = settled
+        if settled:
+            self.unkept.discard(content.id)
+            node = self._tree.get(content.inode)
+            origin = {"path": self._tree.path(node), "remote_id": content.remote_id, "complete": content.complete}
+            self._files.note_origin(content.fd, origin)
+
+    def _supersede(self, new: int, old: int) -> None:
+        """Content ``new`` takes the place of dirty ``old``: whichever of those before it is on the disk is kept for now."""
+        sql = "SELECT settled OR synced IS NOT NULL AS safe, replaces FROM content WHERE id = ?"
+        before, now = (self._db.execute(sql, (number,)).fetchone() for number in (old, new))
+        kept = old if before["safe"] else before["replaces"]
+        if kept is None or now["safe"]:
+            return
+        self._release_replaced(new)
+        if kept != old:
+            self._db.execute("UPDATE content SET replaces = NULL WHERE id = ?", (old,))
+        self._db.execute("UPDATE content SET replaces = ? WHERE id = ?", (kept, new))
+
+    def supersede(self, new: Node, old: Node) -> None:
+        """``new``, a file, takes the name of ``old``, which the user gives up by it. Part of the caller's transaction."""
+        if new.content is not None and new.content_dirty and old.content is not None and old.content_dirty:
+            self._supersede(new.content, old.content)
+
+    def _release_replaced(self, content_id: int) -> None:
+        """The content can stand for itself: what it took the place of is not needed any more."""
+        row = self._db.execute("SELECT replaces FROM content WHERE id = ?", (content_id,)).fetchone()
+        if row is None or row["replaces"] is None:
+            return
+        self._db.execute("UPDATE content SET replaces = NULL WHERE id = ?", (content_id,))
+        old = self._db.execute("SELECT inode FROM content WHERE id = ?", (row["replaces"],)).fetchone()
+        if old is not None and row["replaces"] not in self._open:
+            self._discard(row["replaces"], self._tree.find(old["inode"]))
+
+    def made_durable(self, doomed: Iterable[int], fresh: Iterable[int]) -> None:
+        """The rows are on the disk by now, so these files may go, and these clean ones may be evicted."""
+        self.fresh.difference_update(fresh)
+        for number in doomed:
+            self.doomed.remove(number)
+            self._files.remove(number)
 
     # -- room ------------------------------------------------------------------------------------------------------
 
@@ -343,25 +543,36 @@ class Cache:
         for row in self._db.execute(sql).fetchall():
             if self.clean_bytes <= target:
                 return
-            if row["id"] not in self._open:
+            if row["id"] not in self._open and row["id"] not in self.fresh:
                 self._discard(row["id"], self._tree.find(row["inode"]))
 
     def _discard(self, content_id: int, node: Node | None) -> None:
         """Remove row and file. Of a dirty one only where the user deleted the item."""
         row = self._db.execute("SELECT dirty FROM content WHERE id = ?", (content_id,)).fetchone()
-        if row is None:
+        if row is None or self._db.execute("SELECT 1 FROM content WHERE replaces = ?", (content_id,)).fetchone():
             return
-        if row["dirty"] and not (node is not None and node.local_trashed):
+        if row["dirty"] and node is not None and node.content == content_id and not node.local_trashed:
             raise AssertionError(f"content {content_id} is dirty and its item lives: it must not be discarded")
-        held = self._held(content_id)
+        held = 0 if row["dirty"] else self._held(content_id)
         with self._db.transaction():
+            self._release_replaced(content_id)
             self._db.execute("DELETE FROM extent WHERE content = ?", (content_id,))
+            self._blocks.delete(content_id)
             self._db.execute("DELETE FROM content WHERE id = ?", (content_id,))
             if node is not None and node.content == content_id:
                 self._tree.update(node.inode, content=None, content_dirty=0)
-        self.clean_bytes -= 0 if row["dirty"] else held
+        self.clean_bytes -= held
+        self.unkept.discard(content_id)
+        self._known.pop(content_id, None)
         crash_point("row-dropped")
-        self._files.remove(content_id)
+        if row["dirty"] or content_id in self.fresh:
+            self.doomed.append(content_id)
+        else:
+            self._files.remove(content_id)
+
+    def allocated(self, content: Content) -> int:
+        """Bytes that the content takes on the disk; of a file with holes less than its length."""
+        return os.fstat(content.fd).st_blocks * 512
 
     def _held(self, content_id: int) -> int:
         """Bytes that the rows call present."""
@@ -370,38 +581,13 @@ class Cache:
 
     # -- recovery --------------------------------------------------------------------------------------------------
 
-    def recover(self) -> list[tuple[Node, str]]:
-        """After a start, before anything is open: what a kill left half-done. Returns unsent files whose content is missing."""
-        self._discard_superseded()
-        self._sort_files()
-        lost: list[tuple[Node, str]] = []
-        for node in list(self._tree.pending()):
-            crash_point("recovery-entry")
-            if node.content_dirty and node.content is not None and not self._recover_size(node):
-                lost.append((node, "its content file is missing from the cache directory"))
-        return lost
+    def recover(self) -> list[Lost]:
+        """After a start, before anything is open: what a kill or a power cut left half-done. Returns what came to harm."""
+        return recover(self._db, self._tree, self._files, self._discard)
 
-    def _discard_superseded(self) -> None:
-        sql = """SELECT c.id, c.inode FROM content c LEFT JOIN node n USING (inode)
-                 WHERE n.inode IS NULL AND NOT c.dirty OR n.local_trashed OR n.content IS NOT c.id AND NOT c.dirty"""
-        for row in self._db.execute(sql).fetchall():
-            self._discard(row["id"], self._tree.find(row["inode"]))
-            crash_point("recovery-discarded")
-
-    def _sort_files(self) -> None:
-        rows = {int(row["id"]): bool(row["dirty"]) for row in self._db.execute("SELECT id, dirty FROM content")}
-        sequence = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'content'").fetchone()
-        self._files.sort(rows, 0 if sequence is None else int(sequence["seq"]))
-
-    def _recover_size(self, node: Node) -> bool:
-        """The length of an unsent file is the length of its content file: writes after the last close are kept too."""
-        status = self._files.find(node.content or 0)
-        if status is None:
-            return False
-        if status.st_size != node.size:
-            mtime = status.st_mtime_ns
-            self._tree.update(node.inode, size=status.st_size, mtime_ns=mtime, local_mtime_ms=mtime // 10**6)
-        return True
+    def tidy(self) -> Iterator[None]:
+        """Look at every file, in small steps: the rest of a recovery, which can wait until the mount answers."""
+        yield from tidy(self._db, self._files, lambda number: number in self._open or number in self.doomed)
 
     def check_invariants(self) -> None:
         """Raise AssertionError where rows contradict each other. For tests."""

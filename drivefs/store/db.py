@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,16 +25,24 @@ from drivefs.store.reserve import Reserve
 
 __all__ = ["Database", "Row"]
 
+log = logging.getLogger(__name__)
+
 Row = sqlite3.Row
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+
+# Stands for the boot id of a process that ended with everything on the disk.
+_ENDED_WELL: Final = "ended well"
+# Bytes; a database of this size is looked through in some 50 ms.
+_QUICKLY_CHECKED: Final = 32 << 20
 
 # Inodes up to this number are our own furniture (store/tree.py), never items on Drive.
 LAST_VIRTUAL_INODE: Final = 16
 
 SCHEMA: Final = f"""
 -- account: permission id of the account this cache belongs to.  root_id: id of its My Drive.  change_token: where the changes
--- feed is to be read from next; every change before it has been applied.
+-- feed is to be read from next; every change before it has been applied.  boot: the kernel's boot id when this was last open;
+-- another one means that what was not synced may have been lost.
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- One row for each item that was ever shown. Three views of its metadata (store/views.py):
@@ -116,14 +126,36 @@ CREATE TABLE content (
     remote_size INTEGER NOT NULL DEFAULT 0,  -- of the revision; base_size is less once the user has cut the file
     base_size INTEGER NOT NULL,
     dirty     INTEGER NOT NULL,            -- 1: holds bytes that exist nowhere else; never deleted, never evicted
-    used_ms   INTEGER NOT NULL             -- last opened, for eviction
+    used_ms   INTEGER NOT NULL,            -- last opened, for eviction
+    -- Of dirty content only, for the day after a power cut (store/aftermath.py):
+    settled   INTEGER NOT NULL DEFAULT 0,  -- 1: just these bytes are on the disk, each block with its checksum
+    synced    TEXT,                        -- JSON [size, [[start, end], ...]]: what the last settling or fsync put on the disk
+    replaces  INTEGER                      -- content.id of unsent content whose place this took: kept until this is synced
 );
 CREATE INDEX content_inode ON content (inode);
+CREATE INDEX content_replaces ON content (replaces) WHERE replaces IS NOT NULL;
+
+-- CRC-32 of blocks (store/content.py) whose bytes have not changed since it was taken. own: holds bytes of the user's that Drive
+-- does not have.
+CREATE TABLE block (content INTEGER NOT NULL, number INTEGER NOT NULL, crc INTEGER NOT NULL, own INTEGER NOT NULL,
+                    PRIMARY KEY (content, number)) WITHOUT ROWID;
 CREATE TABLE extent (content INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
                      PRIMARY KEY (content, start)) WITHOUT ROWID;
 
 INSERT INTO sqlite_sequence (name, seq) VALUES ('node', {LAST_VIRTUAL_INODE});
 """
+
+# How the tables of an older cache become those above: statements by the version they start from.
+MIGRATIONS: Final = {
+    1: """
+ALTER TABLE content ADD COLUMN settled INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE content ADD COLUMN synced TEXT;
+ALTER TABLE content ADD COLUMN replaces INTEGER;
+CREATE INDEX content_replaces ON content (replaces) WHERE replaces IS NOT NULL;
+CREATE TABLE block (content INTEGER NOT NULL, number INTEGER NOT NULL, crc INTEGER NOT NULL, own INTEGER NOT NULL,
+                    PRIMARY KEY (content, number)) WITHOUT ROWID;
+"""
+}
 
 
 def _prepare_directory(path: Path) -> None:
@@ -161,6 +193,15 @@ def _lock(path: Path) -> int:
     return fd
 
 
+def _is_damage(error: sqlite3.Error) -> bool:
+    return "malformed" in str(error) or "not a database" in str(error)
+
+
+def _boot_id() -> str:
+    """Another one after each start of the machine. DRIVEFS_BOOT_ID stands in for it in tests. Source: random(4)."""
+    return os.environ.get("DRIVEFS_BOOT_ID") or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def translate(error: sqlite3.Error, path: Path) -> DriveFSError:
     """The sentence for a failure of SQLite."""
     if "disk is full" in str(error):
@@ -178,9 +219,15 @@ class Database:
         _prepare_directory(cache_dir)
         self.cache_dir = cache_dir
         self._path = cache_dir / "state.db"
+        # Made when SQLite finds damage while we run, so that the next start looks at everything.
+        self._doubt = cache_dir / "state.db-doubted"
         self._lock_fd = _lock(cache_dir)
+        # Where the former database went that could not be used; None as a rule.
+        self.damaged: Path | None = None
+        # Whether nothing was known here before.
+        self.fresh = False
         try:
-            self._connection = self._connect()
+            self._connection = self._open()
         except sqlite3.Error as error:
             os.close(self._lock_fd)
             raise translate(error, cache_dir) from error
@@ -193,27 +240,94 @@ class Database:
         self.on_rollback: list[Callable[[], None]] = []
         # SQLite keeps the WAL while a connection is open; a descriptor of our own lets us sync it from a thread.
         self._wal_fd = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        # Whether the machine went down while this was open, so that what was not synced may be gone or half there.
+        self.power_lost = self._note_boot()
+
+    def _note_boot(self) -> bool:
+        now, before = _boot_id(), self.get_meta("boot")
+        self.set_meta("boot", now)
+        self.commit_durably()
+        return before not in (None, _ENDED_WELL, now)
+
+    def _open(self) -> sqlite3.Connection:
+        """The database as it is, or a new one beside the remains of one that cannot be used."""
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            self.damaged = self._put_aside(error)
+        return self._connect()
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Raise sqlite3.DatabaseError where the file contradicts itself. Of a large one only when there is reason to doubt it."""
+        doubted = self._doubt.exists()
+        if doubted or os.stat(self._path).st_size <= _QUICKLY_CHECKED:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(f"database disk image is malformed: {found}")
+        if doubted:
+            self._doubt.unlink()
+
+    def _put_aside(self, error: sqlite3.Error) -> Path:
+        place = self.cache_dir / "damaged" / str(time.time_ns())
+        place.mkdir(mode=0o700, parents=True)
+        for suffix in ("", "-wal", "-shm"):
+            path = Path(f"{self._path}{suffix}")
+            if path.exists():
+                path.rename(place / path.name)
+        self._doubt.unlink(missing_ok=True)
+        log.error("the database of the cache cannot be used (%s); it is kept in %s, and a new one is made", error, place)
+        return place
 
     def _connect(self) -> sqlite3.Connection:
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         connection = sqlite3.connect(self._path, isolation_level=None, cached_statements=256)
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.row_factory = sqlite3.Row
         connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16384;")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
-            connection.close()
             raise CacheUnusable(
                 f"The state in {self.cache_dir} was written by a newer drivefs (format {version}, this one reads "
                 f"{SCHEMA_VERSION}). Update drivefs, or choose another directory with --cache-dir."
             )
-        if version == 0:
+        self.fresh = version == 0
+        if self.fresh:
             connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        return connection
+        elif version < SCHEMA_VERSION:
+            steps = " ".join(MIGRATIONS[old] for old in range(version, SCHEMA_VERSION))
+            connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        self._check(connection)
 
     def __enter__(self) -> Database:
         return self
 
-    def __exit__(self, *_exc: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_rest: object) -> None:
+        try:
+            if failure is None:
+                self._note_end()
+        finally:
+            self._close()
+
+    def _note_end(self) -> None:
+        """Where everything is on the disk, the next boot need not distrust anything."""
+        if self.execute("SELECT 1 FROM content WHERE dirty AND NOT settled LIMIT 1").fetchone():
+            return
+        try:
+            self.set_meta("boot", _ENDED_WELL)
+            self.commit_durably()
+        except LocalDiskFull as error:  # then it distrusts, which costs time only
+            log.info("%s", error)
+
+    def _close(self) -> None:
         os.close(self._wal_fd)
         self._connection.close()
         os.close(self._lock_fd)
@@ -232,6 +346,8 @@ class Database:
         translated = translate(error, self.cache_dir)
         if isinstance(translated, LocalDiskFull):
             self.reserve.release()
+        elif _is_damage(error):
+            self._doubt.touch(mode=0o600)
         return translated
 
     def insert(self, table: str, values: dict[str, Any]) -> int:

@@ -22,6 +22,7 @@ from drivefs.base.crashpoints import crash_point
 from drivefs.base.errors import LocalDiskFull, PathError
 from drivefs.base.model import Kind
 from drivefs.base.ranges import Range
+from drivefs.jobs.keeping import Keeper
 from drivefs.jobs.prefetch import Prefetch, Window
 from drivefs.jobs.upload import Uploader
 from drivefs.store.cache import Cache
@@ -55,9 +56,12 @@ class _Handle:
 class Files:
     """Handles are numbers, as the kernel wants them."""
 
-    def __init__(self, tree: Tree, cache: Cache, prefetch: Prefetch, uploader: Uploader, *, read_only: bool) -> None:
+    def __init__(
+        self, tree: Tree, cache: Cache, keeper: Keeper, prefetch: Prefetch, uploader: Uploader, *, read_only: bool
+    ) -> None:
         self._tree = tree
         self._cache = cache
+        self._keeper = keeper
         self._prefetch = prefetch
         self._uploader = uploader
         self._read_only = read_only
@@ -79,11 +83,22 @@ class Files:
         number = self._register(content, writable, flags)
         if flags & os.O_TRUNC:
             try:
-                await self._truncate(content, 0)
+                await self._empty(number)
             except BaseException:
                 self.release(number)
                 raise
         return number
+
+    async def _empty(self, number: int) -> None:
+        """Opened to be written anew. Unsent content that only we have open is kept aside until the new one is on the disk."""
+        handle = self._handle(number)
+        old = handle.content
+        if not (old.dirty and old.size and self._shown[old.inode][old.id] == 1 and handle.writable):
+            await self._truncate(old, 0)
+            return
+        handle.content = self._cache.begin_anew(old)
+        self._count(handle.content, 1)
+        self._leave(old, writable=True)
 
     def create(self, inode: int, flags: int) -> int:
         """Open a file that was just created. The content exists from now on, so even an empty file reaches Drive."""
@@ -93,10 +108,14 @@ class Files:
     def _register(self, content: Content, writable: bool, flags: int) -> int:
         number = next(self._numbers)
         self._handles[number] = _Handle(content, writable, bool(flags & os.O_APPEND))
-        self._shown.setdefault(content.inode, Counter())[content.id] += 1
+        self._count(content, int(writable))
         if writable:
             self._uploader.writer_opened(content.inode)
         return number
+
+    def _count(self, content: Content, writers: int) -> None:
+        self._shown.setdefault(content.inode, Counter())[content.id] += 1
+        content.writers += writers
 
     def page_cache(self, number: int) -> PageCache:
         """To be asked once after each open. The kernel has one page cache an inode, and two contents must never mix in it."""
@@ -110,13 +129,16 @@ class Files:
     def release(self, number: int) -> None:
         """The last descriptor of the handle is closed."""
         handle = self._handles.pop(number)
-        content = handle.content
-        self._forget_shown(content)
         try:
-            self._cache.close(content)
+            self._leave(handle.content, writable=handle.writable)
         finally:
             if handle.writable:
-                self._uploader.writer_closed(content.inode)
+                self._uploader.writer_closed(handle.content.inode)
+
+    def _leave(self, content: Content, *, writable: bool) -> None:
+        self._forget_shown(content)
+        content.writers -= int(writable)
+        self._cache.close(content)
 
     def _forget_shown(self, content: Content) -> None:
         shown = self._shown[content.inode]
@@ -153,9 +175,18 @@ class Files:
         end = min(offset + size, content.size)
         if offset >= end:
             return b""
-        if not content.complete:
-            await self._fetch(handle, offset, end)
+        if not content.complete or content.unchecked:
+            await self._get_ready(handle, offset, end)
         return await _pread(content.fd, offset, end - offset)
+
+    async def _get_ready(self, handle: _Handle, start: int, end: int) -> None:
+        """Fetched, and what was here before held against its checksums; what fails there is fetched too."""
+        while True:
+            if not handle.content.complete:
+                await self._fetch(handle, start, end)
+            if not handle.content.to_check(start, end):
+                return
+            await self._keeper.check(handle.content, start, end)
 
     async def _fetch(self, handle: _Handle, start: int, end: int) -> None:
         content, window = handle.content, handle.window
@@ -169,6 +200,7 @@ class Files:
         """The target of a symbolic link whose metadata did not carry it: it is the item's content."""
         content = self._cache.open(node.inode)
         try:
+            await self._keeper.check(content, 0, content.size)
             await self._prefetch.ensure(content, Range(0, content.size))
             target = (await _pread(content.fd, 0, content.size)).decode(errors="surrogateescape")
         finally:
@@ -186,7 +218,8 @@ class Files:
             return 0  # write(2): nothing is changed, the length neither
         async with content.lock:
             start = content.size if handle.append else offset
-            self._cache.begin_change(content, start)
+            await self._prepare(content, start, start + len(data))
+            self._cache.begin_change(content, start, start + len(data))
             try:
                 await self._write_or_make_room(content, data, start)
             except BaseException:
@@ -196,10 +229,17 @@ class Files:
             self._cache.wrote(content, start, start + len(data))
         return len(data)
 
+    async def _prepare(self, content: Content, start: int, end: int) -> None:
+        """Under the lock: what shares a block with the change is sound, and no power cut makes a mixture look settled."""
+        if content.unchecked:
+            await self._keeper.check(content, min(start, content.size), end)
+        await self._keeper.before_change(content)
+
     async def _write_or_make_room(self, content: Content, data: bytes, offset: int) -> None:
         try:
             await self._write_bytes(content, data, offset)
         except LocalDiskFull:
+            await self._keeper.durable()  # then what was deleted may really go
             self._cache.evict(0)  # everything that can be fetched again
             await self._write_bytes(content, data, offset)
 
@@ -225,6 +265,8 @@ class Files:
 
     async def _truncate(self, content: Content, size: int) -> None:
         async with content.lock:
+            if size:
+                await self._prepare(content, min(size, content.size), size)
             self._cache.truncate(content, size)
         self._cache.save_times(content)
 
@@ -238,11 +280,11 @@ class Files:
         """What was written survives a power cut from now on."""
         content = self._handle(number).content
         self._cache.save_times(content)
-        await trio.to_thread.run_sync(self._cache.sync, content)
+        await self._keeper.sync(content)
 
     async def sync_names(self) -> None:
         """fsync(2) of a directory: which names there are survives a power cut from now on."""
-        await trio.to_thread.run_sync(self._tree.db.commit_durably)
+        await self._keeper.durable()
 
     def save_times(self, node: Node) -> None:
         """Before a time is set by hand: otherwise the time of an earlier write would overrule it at close."""

@@ -149,6 +149,7 @@ class Namespace:
             if self._takes_identity(node, target):
                 tree.swap_identity(node, target)
                 self._cache.rebase(node, target.remote_revision)
+            self._cache.supersede(tree.get(node.inode), tree.get(target.inode))
             tree.trash(tree.get(target.inode))
             tree.move(tree.get(node.inode), new_parent, new_name)
             # The victim goes after the newcomer has come: between the two calls Drive shows both, never neither.

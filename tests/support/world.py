@@ -15,6 +15,7 @@ from drivefs.base.model import Invalidation, Kind
 from drivefs.base.stats import Stats
 from drivefs.jobs.account import AccountInfo
 from drivefs.jobs.changes import Changes
+from drivefs.jobs.keeping import Keeper
 from drivefs.jobs.listing import Listing
 from drivefs.jobs.prefetch import Prefetch
 from drivefs.jobs.upload import Uploader
@@ -76,7 +77,8 @@ class World:
         )
         self.changes = Changes(drive, self.tree, self.merger, self._notify, self.uploader.rescan, self.stats, 10.0)
         self.names = Namespace(self.tree, self.cache, self.listing, self.uploader, read_only=False)
-        self.files = Files(self.tree, self.cache, self.prefetch, self.uploader, read_only=False)
+        self.keeper = Keeper(self.db, self.cache, self.stats)
+        self.files = Files(self.tree, self.cache, self.keeper, self.prefetch, self.uploader, read_only=False)
         self.fs = Filesystem(self.tree, self.cache, self.names, self.files, self.account, uid=0, gid=0)
 
     def _notify(self, stale: Sequence[Invalidation]) -> None:
@@ -206,6 +208,7 @@ async def open_world(
         async with trio.open_nursery() as nursery:
             await nursery.start(world.listing.serve)
             await nursery.start(world.prefetch.serve)
+            nursery.start_soon(world.keeper.serve)
             nursery.start_soon(world.uploader.serve)
             if poll:
                 nursery.start_soon(world.changes.serve)

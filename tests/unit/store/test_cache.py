@@ -14,7 +14,7 @@ from drivefs.base.errors import CacheUnusable, PathError
 from drivefs.base.model import Kind, RemoteItem
 from drivefs.base.ranges import Range
 from drivefs.store.cache import Cache
-from drivefs.store.content import Content
+from drivefs.store.content import Content, block_sums
 from drivefs.store.db import Database
 from drivefs.store.merging import Merger
 from drivefs.store.tree import MY_DRIVE_INODE, Node, Tree
@@ -51,9 +51,21 @@ class Store:
         return self.cache.open(self.node(name).inode)
 
     def write(self, content: Content, offset: int, data: bytes) -> None:
-        self.cache.begin_change(content, 0)
+        self.cache.begin_change(content, offset, offset + len(data))
         self.cache.write_bytes(content, data, offset)
         self.cache.wrote(content, offset, offset + len(data))
+
+    def settle(self, content: Content) -> None:
+        """What the keeper does some time after a close (drivefs/jobs/keeping.py)."""
+        self.cache.record_sums(content, block_sums(content.fd, content.unsummed(), content.size))
+        self.cache.sync_bytes(content)
+        self.cache.record_synced(content, content.size, list(content.present), settled=True)
+        self.durable()
+
+    def durable(self) -> None:
+        doomed, fresh = list(self.cache.doomed), set(self.cache.fresh)
+        self.db.commit_durably()
+        self.cache.made_durable(doomed, fresh)
 
     def bytes_of(self, name: str) -> bytes:
         """What a reader sees, the holes filled from Drive."""
@@ -166,7 +178,7 @@ def test_a_kill_around_becoming_dirty_loses_nothing(store: Store, tmp_path: Path
     """The row says dirty before the file is moved; whichever of the two a kill leaves, the file is found and is as on Drive."""
     content = store.open("far")
     store.cache.fill(content, 0, DATA[:30])
-    for left in _kill_at(store, lambda: store.cache.begin_change(content, 0), tmp_path, "rename", monkeypatch):
+    for left in _kill_at(store, lambda: store.cache.begin_change(content, 0, 1 << 40), tmp_path, "rename", monkeypatch):
         assert left.lost == []
         assert left.bytes_of("far") == DATA
         left.close()
@@ -178,6 +190,7 @@ def test_a_kill_around_becoming_clean_loses_nothing(store: Store, tmp_path: Path
     content = store.open("far")
     store.cache.truncate(content, 0)
     store.write(content, 0, b"sent")
+    store.settle(content)
     item = RemoteItem("id-far", "far", "", ("root0",), 9, 1, 1, 4, "m", "r9")
     store.tree.update(content.inode, remote_revision="r9", remote_md5="m", remote_size=4)
 
@@ -277,7 +290,7 @@ def test_missing_unsent_content_is_reported(tmp_path: Path) -> None:
     (path,) = (tmp_path / "cache" / "dirty").glob("*/*")
     path.unlink()
     store = Store(tmp_path / "cache")
-    assert [node.shown_name for node, _reason in store.lost] == ["far"]
+    assert [lost.path for lost in store.lost] == ["MyDrive/far"]
     with pytest.raises(CacheUnusable, match="somebody removed it"):
         store.open("far")
     store.close()
@@ -292,6 +305,7 @@ def test_content_of_a_deleted_file_goes_with_its_last_close(store: Store) -> Non
     store.write(content, 1, b"y")
     assert os.pread(content.fd, 2, 0) == b"xy"
     store.cache.close(content)
+    store.durable()
     assert list(store.directory.glob("dirty/*/*")) == []
 
 
@@ -303,7 +317,7 @@ def test_of_two_versions_only_one_can_be_changed(store: Store) -> None:
     assert new.id != old.id
     store.write(new, 0, b"new")
     with pytest.raises(PathError, match="ESTALE"):
-        store.cache.begin_change(old, 0)
+        store.cache.begin_change(old, 0, 1)
     store.cache.close(old)
     store.cache.close(new)
     assert store.bytes_of("far")[:3] == b"new"
@@ -312,7 +326,7 @@ def test_of_two_versions_only_one_can_be_changed(store: Store) -> None:
 def test_a_failed_note_of_a_write_is_not_taken_for_done(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the row cannot be written, the same write again must write it: else a kill would bring the old bytes back."""
     content = store.open("far")
-    store.cache.begin_change(content, 0)
+    store.cache.begin_change(content, 0, 1 << 40)
 
     def fail(*_arguments: object) -> None:
         raise OSError("disk")

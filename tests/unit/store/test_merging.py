@@ -130,7 +130,7 @@ def test_a_deletion_of_what_has_unsent_content_is_not_followed(store: Store, gon
     node = store.tree.child(MY_DRIVE_INODE, "a")
     assert node is not None
     content = store.cache.open(node.inode)
-    store.cache.begin_change(content, 0)
+    store.cache.begin_change(content, 0, 1 << 40)
     store.cache.close(content)
     if gone:
         store.merger.apply_gone("i")

@@ -88,6 +88,7 @@ async def test_an_unlinked_open_file_lives_until_its_last_close(world: World, fa
     world.close(handle)
     await world.drain()
     assert fake.files() == {}
+    await world.keeper.durable()
     assert not list(world.directory.glob("*/*/*"))
 
 
