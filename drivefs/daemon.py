@@ -136,6 +136,7 @@ class _Daemon:
             async with self._mounted(fuse.Door(fs, stats), notifier) as ended:
                 await self._stay(ended, on_ready)
             nursery.cancel_scope.cancel()
+        await keeper.finish()
 
     def _pacer(self) -> Pacer:
         """Google publishes a budget, and we keep within it; another server says itself when it has had enough."""

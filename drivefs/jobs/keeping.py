@@ -105,6 +105,10 @@ class Keeper:
             await trio.sleep(_PERIOD)
             await self._guarded(self.round)
 
+    async def finish(self) -> None:
+        """At the end, when nobody changes anything any more: all of it is on the disk, and what was deleted is gone."""
+        await self._guarded(self.round)
+
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         """A full or a failing disk is no reason to end the mount; it is said, and the next round tries again."""
         try:

@@ -324,7 +324,7 @@ class Cache:
             try:
                 self.write_bytes(content, piece, gap.start)
             except LocalDiskFull:
-                self.evict(0)
+                self.make_room()
                 self.write_bytes(content, piece, gap.start)
             content.present.add(gap.start, gap.end)
             content.unsaved.add(gap.start, gap.end)
@@ -536,6 +536,13 @@ class Cache:
             self._files.remove(number)
 
     # -- room ------------------------------------------------------------------------------------------------------
+
+    def make_room(self) -> None:
+        """The disk is full: what was deleted goes, and what can be fetched again. Blocks for as long as a sync of the rows takes."""
+        doomed, fresh = list(self.doomed), set(self.fresh)
+        self._db.commit_durably()
+        self.made_durable(doomed, fresh)
+        self.evict(0)
 
     def evict(self, target: int) -> None:
         """Delete clean content that nobody has open, longest unused first, until at most ``target`` bytes are left."""

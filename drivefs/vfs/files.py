@@ -239,8 +239,7 @@ class Files:
         try:
             await self._write_bytes(content, data, offset)
         except LocalDiskFull:
-            await self._keeper.durable()  # then what was deleted may really go
-            self._cache.evict(0)  # everything that can be fetched again
+            self._cache.make_room()
             await self._write_bytes(content, data, offset)
 
     async def _write_bytes(self, content: Content, data: bytes, offset: int) -> None:
