@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -254,8 +255,9 @@ def test_a_cache_of_the_first_format_is_brought_up_to_date(place: Path) -> None:
     """Its tables become those of a new cache, and what is unsent in it stays unsent, at the mercy of the power until settled."""
     with Database(place) as db:
         fresh = _columns(db)
-        for statement in _FIRST_FORMAT.split(";"):
-            db.execute(statement)
+    connection = sqlite3.connect(place / "state.db")
+    connection.executescript(_FIRST_FORMAT)
+    connection.close()
     with Database(place) as db:
         assert _columns(db) == fresh
         (row,) = db.execute("SELECT inode, dirty, settled, synced FROM content")
