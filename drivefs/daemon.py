@@ -29,13 +29,14 @@ from drivefs.jobs.account import AccountInfo
 from drivefs.jobs.changes import Changes
 from drivefs.jobs.keeping import Keeper
 from drivefs.jobs.listing import Listing
+from drivefs.jobs.patience import Waits
 from drivefs.jobs.prefetch import Prefetch
 from drivefs.jobs.upload import Uploader
 from drivefs.notify import sd_notify
 from drivefs.remote.auth import Credential, GoogleCredential, StaticToken
 from drivefs.remote.drive import Drive
 from drivefs.remote.http import Transport
-from drivefs.remote.quota import DEFAULT_BUDGET, Pacer
+from drivefs.remote.quota import DEFAULT_BUDGET, Lane, Pacer
 from drivefs.store.cache import Cache
 from drivefs.store.db import Database
 from drivefs.store.merging import Merger
@@ -89,7 +90,8 @@ class _Daemon:
 
     async def serve(self, on_ready: Callable[[], None]) -> ExitCode:
         with Database(self._config.cache_dir) as db:
-            transport = Transport(connections=self._config.downloads + self._config.uploads + _SPARE_CONNECTIONS)
+            config = self._config
+            transport = Transport(connections=2 * config.downloads + config.uploads + _SPARE_CONNECTIONS)  # see jobs/turns.py
             try:
                 await self._serve(db, transport, on_ready)
             finally:
@@ -101,7 +103,8 @@ class _Daemon:
     async def _serve(self, db: Database, transport: Transport, on_ready: Callable[[], None]) -> None:
         config, stats = self._config, self._stats
         notifier = fuse.Notifier()
-        drive = Drive(transport, self._credential(transport), config.api_root, stats, pacer=self._pacer())
+        credential = self._credential(transport)
+        drive = Drive(transport, credential, config.api_root, stats, pacer=self._pacer(), patience=config.io_timeout)
         tree = self._tree = Tree(db)
         tree.forget_old_deletions(time.time_ns() // 10**6 - _KEEP_DELETIONS_MS)
         cache = Cache(db, tree, config.cache_size)
@@ -112,7 +115,7 @@ class _Daemon:
         listing = Listing(drive, tree, merger, notifier.notify)
         prefetch = Prefetch(drive, tree, cache, stats, config.downloads)
         self._uploader = Uploader(
-            drive,
+            drive.for_uploads(),
             tree,
             cache,
             merger,
@@ -123,7 +126,7 @@ class _Daemon:
             workers=config.uploads,
         )
         self._verbs = Verbs(config, cache, self._account, self._uploader, stats)
-        changes = Changes(drive, tree, merger, notifier.notify, self._uploader.rescan, stats, config.poll_interval)
+        changes = Changes(drive.in_lane(Lane.BULK), tree, merger, notifier.notify, self._uploader.rescan, stats, config.poll_interval)
         await self._sign_in(changes)
         names = Namespace(tree, cache, listing, self._uploader, read_only=config.read_only)
         files = Files(tree, cache, keeper, prefetch, self._uploader, read_only=config.read_only)
@@ -133,7 +136,7 @@ class _Daemon:
             await nursery.start(prefetch.serve)
             for service in (keeper.serve, self._uploader.serve, changes.serve, self._account.serve):
                 nursery.start_soon(service)
-            async with self._mounted(fuse.Door(fs, stats), notifier) as ended:
+            async with self._mounted(fuse.Door(fs, stats, Waits(config.io_timeout)), notifier) as ended:
                 await self._stay(ended, on_ready)
             nursery.cancel_scope.cancel()
         await keeper.finish()
@@ -185,7 +188,7 @@ class _Daemon:
         try:
             async with trio.open_nursery() as nursery:
                 ended = trio.Event()
-                await nursery.start(self._answer_kernel, ended)
+                await nursery.start(self._answer_kernel, door, ended)
                 await trio.to_thread.run_sync(os.listdir, mountpoint)
                 notifier.start()  # not before the kernel has introduced itself, which the first answer proves
                 await trio.to_thread.run_sync(fuse.tune, mountpoint)
@@ -195,8 +198,8 @@ class _Daemon:
             notifier.stop()
             fuse.release()
 
-    async def _answer_kernel(self, ended: trio.Event, task_status: trio.TaskStatus[None]) -> None:
-        await fuse.serve(task_status)
+    async def _answer_kernel(self, door: fuse.Door, ended: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+        await fuse.serve(door, task_status)
         ended.set()
 
     async def _stay(self, ended: trio.Event, on_ready: Callable[[], None]) -> None:

@@ -1,8 +1,9 @@
 """The kernel's door: FUSE requests in, POSIX answers out; no meaning of its own, so the whole file system runs without a kernel.
 
 Every handler is wrapped by ``_guarded``, because an exception that pyfuse3 does not expect would end its loop and with it the
-mount. Names cross this border as bytes and are text beyond it. Kernel caches are long-lived (``_TIMEOUT``): what changes on
-Drive is pushed by the notifier thread, a thread because a notification may wait for a request that the trio loop must answer.
+mount. A handler that waits for Drive may fail with ETIMEDOUT, EINTR or what Drive said; jobs/patience.py says when. Names cross
+this border as bytes and are text beyond it. Kernel caches are long-lived (``_TIMEOUT``): what changes on Drive is pushed by the
+notifier thread, a thread because a notification may wait for a request that the trio loop must answer.
 Source: fuse(4), and the API of libfuse that pyfuse3 documents.
 """
 
@@ -12,11 +13,9 @@ import errno
 import functools
 import logging
 import os
-import queue
 import stat
-import threading
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 import pyfuse3
@@ -38,9 +37,13 @@ from pyfuse3 import (
 )
 
 from drivefs.base.crashpoints import crash_point
-from drivefs.base.errors import DriveFSError, FuseUnavailable
-from drivefs.base.model import Invalidation, Kind
+from drivefs.base.errors import DriveFSError, RemoteError
+from drivefs.base.model import Kind
 from drivefs.base.stats import Stats
+from drivefs.fuse_mount import Notifier, mount, release, tune
+from drivefs.interrupts import process_is_to_end, thread_is_to_end, watch
+from drivefs.jobs import patience
+from drivefs.jobs.patience import Waits
 from drivefs.store.tree import Node
 from drivefs.vfs.attributes import Attributes
 from drivefs.vfs.files import PageCache
@@ -55,6 +58,11 @@ _TIMEOUT: Final = 300.0
 # How many requests may wait at a time: many, so that reads that wait for the network never keep a stat waiting.
 _MAX_TASKS: Final = 2000
 
+# The requests whose first argument is a file's handle, a directory's handle, and those about a name in a directory.
+_OF_FILES: Final = frozenset({"read", "write", "flush", "fsync", "release"})
+_OF_DIRECTORIES: Final = frozenset({"readdir", "fsyncdir", "releasedir"})
+_NAMING: Final = frozenset({"lookup", "mkdir", "symlink", "mknod", "create", "unlink", "rmdir", "rename"})
+
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
 
 
@@ -65,6 +73,8 @@ def _guarded(handler: Handler) -> Handler:
 
     @functools.wraps(handler)
     async def guard(self: Door, *arguments: Any) -> Any:
+        operation = _Operation(name, self, arguments)
+        token = patience.begin(operation)
         try:
             crash_point("request")
             answer = await handler(self, *arguments)
@@ -72,6 +82,9 @@ def _guarded(handler: Handler) -> Handler:
             return answer
         except FUSEError:
             raise
+        except RemoteError as error:
+            self.note(operation, error)
+            number = error.errno
         except DriveFSError as error:
             log.log(error.level, "%s: %s", name, error)
             number = error.errno
@@ -82,6 +95,8 @@ def _guarded(handler: Handler) -> Handler:
             log.exception("%s failed unexpectedly", name)
             self.stats.internal_errors += 1
             number = errno.EIO
+        finally:
+            patience.end(token)
         self.stats.fuse_errors[errno.errorcode.get(number, str(number))] += 1
         raise FUSEError(number)
 
@@ -96,14 +111,59 @@ def _text(name: bytes) -> str:
         raise FUSEError(errno.EILSEQ) from None
 
 
-class _Directory:
+class _Opened:
+    """An open file or directory. opener: the thread that opened it, for what is asked of a handle comes without a caller."""
+
+    __slots__ = ("inode", "opener")
+
+    def __init__(self, inode: int, opener: int) -> None:
+        self.inode = inode
+        self.opener = opener
+
+
+class _Directory(_Opened):
     """An open directory: the children as they were at its first read, so that one pass shows each exactly once."""
 
-    __slots__ = ("inode", "nodes")
+    __slots__ = ("nodes",)
 
-    def __init__(self, inode: int) -> None:
-        self.inode = inode
+    def __init__(self, inode: int, opener: int) -> None:
+        super().__init__(inode, opener)
         self.nodes: list[Node] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Operation:
+    """A request that is being answered. What it is about is worked out only where it waits or fails."""
+
+    name: str
+    door: Door
+    arguments: tuple[Any, ...]
+
+    @property
+    def waits(self) -> Waits:
+        return self.door.waits
+
+    @property
+    def _opened(self) -> _Opened | None:
+        return self.door.opened(self.name, self.arguments[0])
+
+    @property
+    def inode(self) -> int:
+        """What a handle is of; of a name, the directory."""
+        opened = self._opened
+        return int(self.arguments[0]) if opened is None else opened.inode
+
+    def subject(self) -> str:
+        path = self.door.path(self.inode)
+        name = self.arguments[1] if len(self.arguments) > 1 else None
+        return f"{path}/{name.decode(errors='replace')}" if isinstance(name, bytes) and self.name in _NAMING else path
+
+    def asked_to_end(self) -> bool:
+        caller = self.arguments[-1]
+        if isinstance(caller, RequestContext):
+            return thread_is_to_end(caller.pid)
+        opened = self._opened
+        return opened is not None and process_is_to_end(opened.opener)
 
 
 class Door(pyfuse3.Operations):
@@ -113,18 +173,40 @@ class Door(pyfuse3.Operations):
     enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(self, fs: Filesystem, stats: Stats) -> None:
+    def __init__(self, fs: Filesystem, stats: Stats, waits: Waits) -> None:
         super().__init__()
         self.stats = stats
+        self.waits = waits
         self._fs = fs
+        self._files: dict[int, _Opened] = {}
         self._directories: dict[int, _Directory] = {}
         self._next_directory = 1
+        stats.waiting = waits.described
+
+    # -- for operations that wait ----------------------------------------------------------------------------------
+
+    def opened(self, request: str, handle: int) -> _Opened | None:
+        """What the request's first argument is a handle of; None where it is none."""
+        if request in _OF_FILES:
+            return self._files.get(handle)
+        return self._directories.get(handle) if request in _OF_DIRECTORIES else None
+
+    def path(self, inode: int) -> str:
+        return self._fs.path(inode)
+
+    def note(self, operation: _Operation, error: RemoteError) -> None:
+        """Drive was needed and did not give: for the log, for ``status``, and for whoever asks the file itself."""
+        subject = operation.subject()
+        log.log(error.level, "%s of %r: %s", operation.name, subject, error)
+        self.stats.record_error(str(error), subject)
+        self._fs.note_failure(operation.inode, str(error))
 
     # -- names -----------------------------------------------------------------------------------------------------
 
     @_guarded
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         node = await self._fs.names.lookup(parent_inode, _text(name))
+        self._fs.note_success(parent_inode)
         if node is None:
             return _nothing()
         return self._entry(node)
@@ -150,7 +232,7 @@ class Door(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         node, handle = await self._create(parent_inode, name, mode, flags, ctx)
-        return self._opened(handle), self._entry(node)
+        return self._opened(handle, node.inode, ctx), self._entry(node)
 
     async def _create(self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext) -> tuple[Node, int]:
         return await self._fs.create(parent, _text(name), mode & ~ctx.umask, flags)
@@ -185,7 +267,7 @@ class Door(pyfuse3.Operations):
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         number = self._next_directory
         self._next_directory += 1
-        self._directories[number] = _Directory(inode)
+        self._directories[number] = _Directory(inode, ctx.pid)
         return FileHandleT(number)
 
     @_guarded
@@ -193,6 +275,7 @@ class Door(pyfuse3.Operations):
         directory = self._directories[fh]
         if directory.nodes is None or start_id == 0:
             directory.nodes = await self._fs.names.children(directory.inode)
+            self._fs.note_success(directory.inode)
         for position in range(start_id, len(directory.nodes)):
             node = directory.nodes[position]
             if not pyfuse3.readdir_reply(token, FileNameT(node.shown_name.encode()), self._entry(node), position + 1):
@@ -248,15 +331,18 @@ class Door(pyfuse3.Operations):
 
     @_guarded
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        return self._opened(await self._fs.files.open(inode, flags))
+        return self._opened(await self._fs.files.open(inode, flags), inode, ctx)
 
-    def _opened(self, handle: int) -> FileInfo:
+    def _opened(self, handle: int, inode: int, ctx: RequestContext) -> FileInfo:
+        self._files[handle] = _Opened(inode, ctx.pid)
         pages = self._fs.files.page_cache(handle)
         return FileInfo(fh=FileHandleT(handle), keep_cache=pages is PageCache.KEEP, direct_io=pages is PageCache.BYPASS)
 
     @_guarded
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return await self._fs.files.read(fh, off, size)
+        data = await self._fs.files.read(fh, off, size)
+        self._fs.note_success(self._files[fh].inode)
+        return data
 
     @_guarded
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
@@ -272,6 +358,7 @@ class Door(pyfuse3.Operations):
 
     @_guarded
     async def release(self, fh: FileHandleT) -> None:
+        self._files.pop(fh, None)
         self._fs.files.release(fh)
 
     @_guarded
@@ -307,75 +394,10 @@ def _nothing() -> EntryAttributes:
     return entry
 
 
-class Notifier:
-    """Tells the kernel what it must forget, in order, from a thread of its own."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Invalidation | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="kernel notifier", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def notify(self, stale: Sequence[Invalidation]) -> None:
-        """Never blocks."""
-        for one in stale:
-            self._queue.put(one)
-
-    def stop(self) -> None:
-        """After the mount has ended: what is still queued is of no interest any more."""
-        self._queue.put(None)
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
-
-    def _run(self) -> None:
-        while (one := self._queue.get()) is not None:
-            try:
-                if one.name is None:
-                    pyfuse3.invalidate_inode(InodeT(one.inode), attr_only=not one.pages)
-                else:
-                    pyfuse3.invalidate_entry(InodeT(one.inode), FileNameT(one.name.encode()))
-            except OSError as error:
-                # ENOENT: the kernel did not know it. ENODEV, EBADF, ENOTCONN: the mount has just ended.
-                if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EBADF, errno.ENOTCONN, errno.ENOTDIR):
-                    log.warning("the kernel could not be told of a change: %s", error)
-
-
-def mount(door: Door, mountpoint: Path, *, read_only: bool) -> None:
-    """Attach the file system. ``drive`` as source and subtype make it ``type fuse.drive``, which notebooks look for."""
-    options = {"fsname=drive", "subtype=drive", "default_permissions", "nosuid", "nodev"}
-    if read_only:
-        options.add("ro")
-    try:
-        pyfuse3.init(door, os.fspath(mountpoint), options)
-    except RuntimeError as error:
-        raise FuseUnavailable(
-            f"FUSE refused to mount at {mountpoint} ({error}). In a container, start it with "
-            "--device /dev/fuse --cap-add SYS_ADMIN; elsewhere see that /dev/fuse and fusermount3 are there."
-        ) from error
-
-
-async def serve(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Answer the kernel until somebody unmounts."""
-    task_status.started()
-    await pyfuse3.main(max_tasks=_MAX_TASKS)
-
-
-def release() -> None:
-    """Release what ``mount`` took; unmounts where nobody has yet."""
-    pyfuse3.close(unmount=True)
-
-
-def tune(mountpoint: Path) -> None:
-    """Let the kernel read ahead further and queue more where it allows that; our own read-ahead does not depend on it."""
-    device = os.stat(mountpoint).st_dev
-    name = f"{os.major(device)}:{os.minor(device)}"
-    wishes = {
-        f"/sys/class/bdi/{name}/read_ahead_kb": "1024",
-        f"/sys/fs/fuse/connections/{os.minor(device)}/max_background": "64",
-    }
-    for path, value in wishes.items():
-        try:
-            Path(path).write_text(value)
-        except OSError as error:
-            log.debug("%s stays as it is: %s", path, error)
+async def serve(door: Door, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Answer the kernel until somebody unmounts; whoever waits and is to end is let go."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, door.waits)
+        task_status.started()
+        await pyfuse3.main(max_tasks=_MAX_TASKS)
+        nursery.cancel_scope.cancel()

@@ -16,7 +16,7 @@ import trio
 
 from drivefs.base.errors import Interrupted, TimedOut
 
-__all__ = ["Operation", "Wait", "Waits", "for_nobody", "waiting"]
+__all__ = ["Operation", "Wait", "Waits", "begin", "end", "for_nobody", "waiting"]
 
 _WORTH_TELLING: Final = 1.0  # seconds
 

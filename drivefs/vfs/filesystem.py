@@ -7,6 +7,8 @@ import posixpath
 from dataclasses import dataclass
 from typing import Final
 
+from cachetools import LRUCache
+
 from drivefs.base.errors import PathError
 from drivefs.base.model import Kind
 from drivefs.jobs.account import AccountInfo
@@ -56,6 +58,8 @@ class Filesystem:
         self._tree = tree
         self._cache = cache
         self._account = account
+        # Why reading failed last, by inode: of a directory, its listing.
+        self._failures: LRUCache[int, str] = LRUCache(maxsize=1000)
 
     async def create(self, parent: int, name: str, mode: int, flags: int) -> tuple[Node, int]:
         """A new file and a handle on it: both, or neither where the disk has no room for its content."""
@@ -138,5 +142,18 @@ class Filesystem:
         if name == "shortcut.target.id":
             return node.shortcut_target
         if name == "error":
-            return self.names.reason_not_sent(node)
+            return self.names.reason_not_sent(node) or self._failures.get(node.inode)
         return None
+
+    def note_failure(self, inode: int, reason: str) -> None:
+        """Drive could not give what a program wanted of the inode; ``user.drive.error`` says so until it can again."""
+        self._failures[inode] = reason
+
+    def note_success(self, inode: int) -> None:
+        if self._failures:
+            self._failures.pop(inode, None)
+
+    def path(self, inode: int) -> str:
+        """Below the mountpoint, for people; the number itself where there is no such node any more."""
+        node = self._tree.find(inode)
+        return str(inode) if node is None else self._tree.path(node)

@@ -24,10 +24,12 @@ LEVELS = {
     "notify": 1,
     "private": 1,
     "mountpoint": 1,
+    "fuse_mount": 1,
     "remote": 2,
     "store": 2,
     "jobs": 3,
     "vfs": 4,
+    "interrupts": 4,
     "fuse": 5,
     "control": 5,
     # The daemon, and what the command needs around it.
