@@ -1,7 +1,8 @@
 """Start the daemon behind the command's back, and tell the person truthfully how that went.
 
-The child is a grandchild in a session of its own, so that no terminal's end reaches it. A pipe carries one line to the command:
-``{"ready": true}`` or ``{"error": sentence, "exit_code": n}``; a child that dies says nothing, and the pipe's end tells that.
+The child is a grandchild in a session of its own, so that no terminal's end reaches it; where it is to be supervised, the
+grandchild is its supervisor, and the daemon that one's child. A pipe carries one line to the command: ``{"ready": true,
+"unsent": n}`` or ``{"error": sentence, "exit_code": n}``; a child that dies says nothing, and the pipe's end tells that.
 Invariant: a daemon lives on only if its command heard "ready". Where nobody listens any more, telling so fails, and it ends.
 
 Nothing here may have started a thread or an event loop before the fork.
@@ -24,20 +25,26 @@ from drivefs.base import log
 from drivefs.base.errors import CacheUnusable, DriveFSError, ExitCode, sole_cause
 from drivefs.client import ClientError
 from drivefs.private import NO_WRITE, private_directory
+from drivefs.supervisor import Supervisor
 
-__all__ = ["LogStream", "forbid_memory_dumps", "start"]
+__all__ = ["LogStream", "OnReady", "forbid_memory_dumps", "start"]
 
 logger = logging.getLogger(__name__)
 
+# Told, once the mount answers, how many changes of earlier sessions are still to be sent.
+OnReady = Callable[[int], None]
 # Blocks until the mount has ended; calls its argument once the mount answers.
-Serve = Callable[[Callable[[], None]], ExitCode]
+Serve = Callable[[OnReady], ExitCode]
 
 _LOG_LIMIT: Final = 16 << 20
 _PR_SET_DUMPABLE: Final = 4  # prctl(2)
 
 
-def start(serve: Serve, log_file: Path, level: int = logging.INFO) -> None:
-    """Run ``serve`` in a daemon and return once it is ready. ClientError: what it refused with, or where its log is."""
+def start(serve: Serve, log_file: Path, level: int = logging.INFO, supervisor: Supervisor | None = None) -> int:
+    """Run ``serve`` in a daemon, under ``supervisor`` if there is one, and return once it is ready.
+
+    Returns what the daemon told with that. ClientError: what it refused with, or where its log is.
+    """
     private_directory(log_file.parent, "The cache directory", NO_WRITE, CacheUnusable)
     os.close(_open_log(log_file))  # whatever is wrong with it is said here, where a person reads it
     sys.stdout.flush()
@@ -45,23 +52,24 @@ def start(serve: Serve, log_file: Path, level: int = logging.INFO) -> None:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        _become_daemon(serve, writer, log_file, level)
+        _become_daemon(serve, writer, log_file, level, supervisor)
     os.close(writer)
     os.waitpid(child, 0)
     with open(reader, "rb") as pipe:
         line = pipe.readline()
-    _judge(line, log_file)
+    return _judge(line, log_file)
 
 
-def _judge(line: bytes, log_file: Path) -> None:
+def _judge(line: bytes, log_file: Path) -> int:
     if not line:
         raise ClientError(f"The daemon ended before the mount was ready. Its log says why: {log_file}", ExitCode.UNEXPECTED)
     message = json.loads(line)
     if not message.get("ready"):
         raise ClientError(message["error"], message["exit_code"])
+    return int(message["unsent"])
 
 
-def _become_daemon(serve: Serve, writer: int, log_file: Path, level: int) -> NoReturn:
+def _become_daemon(serve: Serve, writer: int, log_file: Path, level: int, supervisor: Supervisor | None) -> NoReturn:
     """In the child: never returns, and never runs what the command's process registered for its own end."""
     code = int(ExitCode.UNEXPECTED)
     try:
@@ -71,7 +79,7 @@ def _become_daemon(serve: Serve, writer: int, log_file: Path, level: int) -> NoR
         else:
             _detach(writer, log_file)
             log.configure(level)
-            code = _live(serve, writer, log_file)
+            code = _live(serve, writer, log_file) if supervisor is None else _supervised(supervisor, serve, writer, log_file)
     except BaseException:
         traceback.print_exc(file=sys.__stderr__)  # the log, or, where there is none yet, the command's own
         raise
@@ -120,8 +128,11 @@ class LogStream:
         self._limit = limit
 
     def write(self, text: str) -> int:
+        if not self._is_current():
+            self._reopen()
         if os.fstat(2).st_size >= self._limit:
-            self._put_aside()
+            os.replace(self._path, f"{self._path}.1")
+            self._reopen()
         data = memoryview(text.encode("utf-8", "backslashreplace"))
         while data:
             data = data[os.write(2, data) :]
@@ -130,23 +141,43 @@ class LogStream:
     def flush(self) -> None:
         """Nothing is held back."""
 
-    def _put_aside(self) -> None:
-        os.replace(self._path, f"{self._path}.1")
+    def _is_current(self) -> bool:
+        """False where another process, as daemon and supervisor are to each other, has put the file aside."""
+        try:
+            return os.path.samestat(os.fstat(2), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def _reopen(self) -> None:
         fresh = _open_log(self._path)
         os.dup2(fresh, 2)
         os.close(fresh)
 
 
-def _live(serve: Serve, writer: int, log_file: Path) -> int:
+def _supervised(supervisor: Supervisor, serve: Serve, writer: int, log_file: Path) -> int:
+    def first(ready: Callable[[], None]) -> int:
+        return _live(serve, writer, log_file, ready)
+
+    def again(ready: Callable[[], None]) -> int:
+        try:
+            return int(serve(lambda _: ready()))
+        except Exception as error:  # noqa: BLE001  # _verdict logs it
+            return _verdict(sole_cause(error), log_file)[1]
+
+    return supervisor.run(first, again, lambda: os.close(writer))
+
+
+def _live(serve: Serve, writer: int, log_file: Path, ready: Callable[[], None] = lambda: None) -> int:
     heard = False
 
-    def on_ready() -> None:
+    def on_ready(unsent: int) -> None:
         nonlocal heard
         try:
-            _tell(writer, {"ready": True})
+            _tell(writer, {"ready": True, "unsent": unsent})
         except BrokenPipeError as error:
             raise DriveFSError("The command that asked for this mount has gone, so the mount ends too.") from error
         heard = True
+        ready()
 
     try:
         return int(serve(on_ready))

@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from drivefs.client import Client
+    from drivefs.record import Record
 
 __all__ = ["cli", "main"]
 
@@ -114,9 +117,11 @@ def emulator(arguments: tuple[str, ...]) -> None:
 @click.option("--fsync", type=click.Choice(["local", "remote"]), help="What fsync waits for: this disk (default), or Drive.")
 @click.option("--open-file-snapshot", metavar="S", type=_seconds, help="Send a file that stays open so often; 0: at close only.")
 @click.option("--io-timeout", metavar="S", type=_seconds, help="A call without progress for so long fails (default 20).")
+@click.option("--drain-timeout", metavar="S", type=_seconds, help="On SIGTERM: how long sending may take (default 300).")
+@click.option("--no-supervise", is_flag=True, help="Do not mount again where the daemon crashes.")
 @click.option("--foreground", is_flag=True, help="Stay in this process and log to standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every operation.")
-def mount(mountpoint: str, foreground: bool, verbose: bool, **flags: Any) -> None:
+def mount(mountpoint: str, foreground: bool, verbose: bool, no_supervise: bool, **flags: Any) -> None:
     """Mount Google Drive at MOUNTPOINT, and return once it answers."""
     from drivefs import launch
     from drivefs import mountpoint as places
@@ -136,11 +141,22 @@ def mount(mountpoint: str, foreground: bool, verbose: bool, **flags: Any) -> Non
         _print(f"Drive already mounted at {typed}; to attempt to forcibly remount, call drivefs unmount {quoted} first.")
         return
     places.require_fuse()
+    level = logging.DEBUG if verbose else logging.INFO
+
+    def announce(unsent: int) -> None:
+        _print(f"Mounted at {typed}")
+        if unsent:
+            noun = "change" if unsent == 1 else "changes"
+            _say(f"{unsent} {noun} of the last session still to be sent; sending now. See: drivefs status")
+
     with launch.prepared(config.mountpoint):
         if account.by_default:
             _say("No account is configured, so the embedded Drive on this machine is mounted (--embedded).")
-        run = launch.in_foreground if foreground else launch.in_background
-        run(launch.with_server(config), lambda: _print(f"Mounted at {typed}"), logging.DEBUG if verbose else logging.INFO)
+        config = launch.with_server(config)
+        if foreground:
+            launch.in_foreground(config, announce, level)
+        else:
+            launch.in_background(config, announce, level, supervise=not no_supervise)
 
 
 @cli.command()
@@ -148,19 +164,44 @@ def mount(mountpoint: str, foreground: bool, verbose: bool, **flags: Any) -> Non
 @click.option(
     "--timeout", metavar="S", type=_seconds, default=_DRAIN_SECONDS, show_default=True, help="How long sending may take."
 )
-def unmount(mountpoint: str, timeout: float) -> None:
-    """Send everything to Drive, then unmount."""
+@click.option("--release", is_flag=True, help="Also make a plain, writable directory of the mountpoint again.")
+def unmount(mountpoint: str, timeout: float, release: bool) -> None:
+    """Send everything to Drive, then unmount.
+
+    The directory stays closed to writers, so that no program writes to this disk believing that it writes to Drive.
+    """
+    from pathlib import Path
+
+    from drivefs import guard
     from drivefs.base.errors import ExitCode
     from drivefs.client import Client, ClientError
 
     client = Client(mountpoint)
+    place = Path(client.mountpoint)
     try:
         unsent = client.unmount(timeout=timeout, progress=_progress_line())
     except ClientError as error:
-        if error.exit_code == ExitCode.NOT_MOUNTED:
-            _explain_not_mounted(client, mountpoint)
+        if error.exit_code != ExitCode.NOT_MOUNTED:
+            raise
+        if release and _is_bare(place) and guard.release(place):
+            return
+        _explain_not_mounted(client, mountpoint)
         raise
     _require_sent(unsent, f"{mountpoint!r} stays mounted, nothing is lost: try again, or give a longer --timeout.")
+    if release:
+        guard.release(place)
+    elif _is_bare(place) and guard.is_closed(place):
+        quoted = shlex.quote(mountpoint)
+        _say(
+            f"{mountpoint!r} stays closed to writers until it is mounted again. "
+            f"For a plain directory: drivefs unmount --release {quoted}"
+        )
+
+
+def _is_bare(place: Path) -> bool:
+    from drivefs import mountpoint as places
+
+    return places.mount_at(place) is None
 
 
 def _explain_not_mounted(client: Client, typed: str) -> None:
@@ -169,14 +210,30 @@ def _explain_not_mounted(client: Client, typed: str) -> None:
     from drivefs import mountpoint as places
     from drivefs.base.errors import NotMounted
 
+    record = _record_of(client.mountpoint)
+    record.add(stop=True)  # whoever supervises it must not bring it back
     entry = places.mount_at(Path(client.mountpoint))
     if entry is None or not entry.is_ours:
+        if record.read():
+            raise NotMounted(
+                f"{typed!r} is not mounted, and its last session has not sent everything. See what: drivefs status. "
+                f"Mount again to send it."
+            )
         raise NotMounted(f"{typed!r} is not mounted by drivefs. See what is: drivefs status")
     places.detach_if_dead(entry)
     raise NotMounted(
         f"The daemon of {typed!r} had been killed; its dead mount is removed. What it had not sent is kept in its cache: "
         f"mount again to send it."
     )
+
+
+def _record_of(mountpoint: str) -> Record:
+    from pathlib import Path
+
+    from drivefs.base.config import runtime_dir, socket_path
+    from drivefs.record import Record
+
+    return Record(socket_path(Path(os.path.abspath(runtime_dir(os.environ))), Path(mountpoint)))
 
 
 @cli.command()
@@ -210,19 +267,45 @@ def flush(paths: tuple[str, ...], timeout: float) -> None:
 @click.argument("mountpoint", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print everything the daemon says, as one JSON object.")
 def status(mountpoint: str | None, as_json: bool) -> None:
-    """Say what is not on Drive yet, and how the mount is doing."""
+    """Say what is not on Drive yet, and how the mount is doing.
+
+    Exit code 0: it is safe to power off.  3: something is not on Drive.
+    """
     import json
 
-    from drivefs.base.errors import UsageError
-    from drivefs.client import connect
+    from drivefs.base.errors import ExitCode, NotMounted, UsageError
+    from drivefs.client import ClientError, connect
     from drivefs.report import status_text
 
-    clients = [connect(mountpoint)] if mountpoint is not None else _clients_here()
-    if as_json and len(clients) > 1:
-        names = ", ".join(repr(client.mountpoint) for client in clients)
+    try:
+        states = [client.status() for client in ([connect(mountpoint)] if mountpoint is not None else _clients_here())]
+    except (ClientError, NotMounted) as error:
+        if error.exit_code != ExitCode.NOT_MOUNTED or not (states := _last_sessions(mountpoint)):
+            raise
+    else:
+        states += _last_sessions(None) if mountpoint is None else []
+    if as_json and len(states) > 1:
+        names = ", ".join(repr(state["mountpoint"]) for state in states)
         raise UsageError(f"There are several mounts: {names}. Name the one you mean.")
-    states = [client.status() for client in clients]
     _print(json.dumps(states[0], indent=2) if as_json else "\n\n".join(map(status_text, states)))
+    if any(state["pending_files"] != 0 for state in states):
+        sys.exit(int(ExitCode.NOT_ON_DRIVE))
+
+
+def _last_sessions(mountpoint: str | None) -> list[dict[str, Any]]:
+    """What is known of mounts that ended with something unsent, in the form of a daemon's status; of all where none is named."""
+    from pathlib import Path
+
+    from drivefs.base.config import runtime_dir
+    from drivefs.client import canonical, running
+    from drivefs.record import records
+
+    alive = {client.mountpoint for client in running()}
+    known = [record for record in records(Path(os.path.abspath(runtime_dir(os.environ)))) if record.mountpoint not in alive]
+    if mountpoint is not None:
+        place = canonical(mountpoint)
+        known = [record for record in known if f"{place}/".startswith(f"{record.mountpoint}/")]
+    return [record.last_session() for record in known]
 
 
 def _clients_here() -> Sequence[Client]:

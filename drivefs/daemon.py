@@ -1,8 +1,9 @@
 """The composition root: builds all parts for one mount, runs them in one nursery, and takes them down in the right order.
 
-Order of the start: lock the cache, recover it, sign in (or go on offline with what is known), start the jobs, mount, open the
-control socket, say ready. Order of the end: drain, unmount, drain what came in between, close. The mount ends in one of three
-ways, a control command, a signal, or somebody's umount, and all three send what is pending before the process ends.
+Order of the start: lock the cache, recover it, start the jobs, mount, open the control socket, say ready. Signing in goes on
+beside that where the Drive is known from an earlier session, and comes before mounting where it is not. Order of the end:
+drain, unmount, drain what came in between, say what is left (``manifest``), close. The mount ends in one of three ways, a
+control command, a signal, or somebody's umount, and all three send what is pending before the process ends.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
@@ -23,8 +24,9 @@ import trio
 
 from drivefs import control, fuse
 from drivefs.base.config import GOOGLE_API_ROOT, Config
-from drivefs.base.errors import ExitCode, MountpointUnusable, RemoteUnreachable, ServerFault, UsageError
+from drivefs.base.errors import ExitCode, MountpointUnusable, UsageError
 from drivefs.base.stats import Stats
+from drivefs.guard import BareMountpoint
 from drivefs.jobs.account import AccountInfo
 from drivefs.jobs.changes import Changes
 from drivefs.jobs.keeping import Keeper
@@ -32,11 +34,20 @@ from drivefs.jobs.listing import Listing
 from drivefs.jobs.patience import Waits
 from drivefs.jobs.prefetch import Prefetch
 from drivefs.jobs.upload import Uploader
+from drivefs.manifest import FILE_NAME, read_manifest, remove_manifest, write_manifest
+from drivefs.mountpoint import mount_at
 from drivefs.notify import sd_notify
+from drivefs.record import Record
 from drivefs.remote.auth import Credential, GoogleCredential, StaticToken
 from drivefs.remote.drive import Drive
 from drivefs.remote.http import Transport
+<<<<<<< HEAD
+from drivefs.remote.quota import DEFAULT_BUDGET, Pacer
+from drivefs.report import size_text
+from drivefs.signin import Gate, SignIn
+=======
 from drivefs.remote.quota import DEFAULT_BUDGET, Lane, Pacer
+>>>>>>> origin/main
 from drivefs.store.cache import Cache
 from drivefs.store.db import Database
 from drivefs.store.merging import Merger
@@ -51,8 +62,9 @@ __all__ = ["run"]
 
 log = logging.getLogger(__name__)
 
-_FIRST_SIGN_IN: Final = 10.0  # seconds; without it there is nothing to show
-_LATER_SIGN_IN: Final = 3.0
+_VERDICT: Final = 0.3  # seconds that a mount waits for Drive's word on the sign-in before it says ready
+_NEWS_PERIOD: Final = 5.0  # seconds between lines about a drain
+_TIDY_PERIOD: Final = 1.0
 _KEEP_DELETIONS_MS: Final = 24 * 3600 * 1000
 _LISTED_PENDING: Final = 100
 _OTHER_BUDGET: Final = 100 * DEFAULT_BUDGET  # beyond what one machine spends, yet low enough for its slowing down to be felt
@@ -61,14 +73,18 @@ _LAST_MOMENT: Final = 5.0  # seconds of sending that even a late drain gets
 _SPARE_CONNECTIONS: Final = 16  # for small calls, so that they never queue behind content
 
 
-def run(config: Config, on_ready: Callable[[], None]) -> ExitCode:
-    """Serve one mount until it is unmounted; blocks. on_ready is called once the mount answers.
+# Told, once the mount answers, how many changes of earlier sessions are still to be sent.
+OnReady = Callable[[int], None]
+
+
+def run(config: Config, on_ready: OnReady, supervisor: int | None = None) -> ExitCode:
+    """Serve one mount until it is unmounted; blocks. supervisor: the process that starts us again after a crash.
 
     Returns OK, or NOT_ON_DRIVE where something could not be sent before the end (it stays in the cache).
     Raises DriveFSError where the mount cannot come about.
     """
     _raise_file_limit()
-    return trio.run(_Daemon(config).serve, on_ready)
+    return trio.run(_Daemon(config, supervisor).serve, on_ready)
 
 
 def _raise_file_limit() -> None:
@@ -78,17 +94,21 @@ def _raise_file_limit() -> None:
 
 
 class _Daemon:
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, supervisor: int | None) -> None:
         self._config = config
+        self._supervisor = supervisor
+        self._record = Record(config.socket_path)
+        self._left_by_others = 0
         self._stats = Stats()
-        self._unsent_at_end: list[Unsent] = []
+        # What the last drain could not send; None while nobody knows.
+        self._unsent_at_end: list[Unsent] | None = None
         # Until when a signal lets us go on sending, in trio's time.
         self._drain_until: float | None = None
         # Set when no client waits for the answer to its ``unmount``.
         self._answering = trio.Event()
         self._answering.set()
 
-    async def serve(self, on_ready: Callable[[], None]) -> ExitCode:
+    async def serve(self, on_ready: OnReady) -> ExitCode:
         with Database(self._config.cache_dir) as db:
             config = self._config
             transport = Transport(connections=2 * config.downloads + config.uploads + _SPARE_CONNECTIONS)  # see jobs/turns.py
@@ -100,18 +120,24 @@ class _Daemon:
 
     # -- building --------------------------------------------------------------------------------------------------
 
-    async def _serve(self, db: Database, transport: Transport, on_ready: Callable[[], None]) -> None:
+    async def _serve(self, db: Database, transport: Transport, on_ready: OnReady) -> None:
         config, stats = self._config, self._stats
         notifier = fuse.Notifier()
         credential = self._credential(transport)
+<<<<<<< HEAD
+        gate = Gate(credential)
+        drive = Drive(transport, gate, config.api_root, stats, pacer=self._pacer())
+=======
         drive = Drive(transport, credential, config.api_root, stats, pacer=self._pacer(), patience=config.io_timeout)
+>>>>>>> origin/main
         tree = self._tree = Tree(db)
         tree.forget_old_deletions(time.time_ns() // 10**6 - _KEEP_DELETIONS_MS)
         cache = Cache(db, tree, config.cache_size)
         self._recover(cache)
         keeper = Keeper(db, cache, stats)
         merger = Merger(tree)
-        self._account = AccountInfo(drive, tree, stats)
+        self._account = AccountInfo(Drive(transport, credential, config.api_root, stats, pacer=self._pacer()), tree, stats)
+        self._sign_in = SignIn(self._account, gate, stats, config.api_root)
         listing = Listing(drive, tree, merger, notifier.notify)
         prefetch = Prefetch(drive, tree, cache, stats, config.downloads)
         self._uploader = Uploader(
@@ -125,6 +151,29 @@ class _Daemon:
             delay=config.upload_delay,
             workers=config.uploads,
         )
+<<<<<<< HEAD
+        self._verbs = Verbs(config, cache, self._account, self._uploader, gate, stats, self._supervisor)
+        changes = Changes(drive, tree, merger, notifier.notify, self._uploader.rescan, stats, config.poll_interval)
+        if tree.account is None:
+            await self._sign_in.first()
+            await changes.begin()
+        names = Namespace(tree, cache, listing, self._uploader, read_only=config.read_only)
+        files = Files(tree, cache, keeper, prefetch, self._uploader, read_only=config.read_only)
+        fs = Filesystem(tree, cache, names, files, self._account, uid=os.geteuid(), gid=os.getegid())
+        services = [keeper.serve, self._uploader.serve, changes.serve, self._account.serve, self._sign_in.serve, self._mind_list]
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(listing.serve)
+                await nursery.start(prefetch.serve)
+                for service in services:
+                    nursery.start_soon(service)
+                async with self._mounted(fuse.Door(fs, stats), notifier) as ended:
+                    await self._stay(ended, on_ready)
+                nursery.cancel_scope.cancel()
+            await keeper.finish()
+        finally:
+            self._leave_word()
+=======
         self._verbs = Verbs(config, cache, self._account, self._uploader, stats)
         changes = Changes(drive.in_lane(Lane.BULK), tree, merger, notifier.notify, self._uploader.rescan, stats, config.poll_interval)
         await self._sign_in(changes)
@@ -140,6 +189,7 @@ class _Daemon:
                 await self._stay(ended, on_ready)
             nursery.cancel_scope.cancel()
         await keeper.finish()
+>>>>>>> origin/main
 
     def _pacer(self) -> Pacer:
         """Google publishes a budget, and we keep within it; another server says itself when it has had enough."""
@@ -157,26 +207,9 @@ class _Daemon:
         for lost in cache.recover():
             log.error("%r: %s", lost.path, lost.reason)
             self._stats.record_error(lost.reason, lost.path)
-        unsent = sum(1 for _ in self._tree.pending())
-        if unsent:
-            log.info("%d changes of an earlier session are still to be sent", unsent)
-
-    async def _sign_in(self, changes: Changes) -> None:
-        """The first time Drive must answer; later the mount comes up without it, and catches up when it can."""
-        known = self._tree.account is not None
-        try:
-            await self._account.sign_in(_LATER_SIGN_IN if known else _FIRST_SIGN_IN)
-        except (RemoteUnreachable, ServerFault) as error:
-            if not known:
-                raise type(error)(
-                    f"{error} Nothing is known of this Drive yet, so there is nothing to mount. See that "
-                    f"{self._config.api_root} can be reached, then mount again.",
-                    status=error.status,
-                ) from error
-            log.info("Drive cannot be reached, going on with what is known: %s", error)
-            self._stats.record_error(str(error), "sign-in")
-        else:
-            await changes.begin()
+        self._left_by_others = self._tree.count_pending()
+        if self._left_by_others:
+            log.info("%d changes of an earlier session are still to be sent", self._left_by_others)
 
     # -- living ----------------------------------------------------------------------------------------------------
 
@@ -184,7 +217,7 @@ class _Daemon:
     async def _mounted(self, door: fuse.Door, notifier: fuse.Notifier) -> AsyncIterator[trio.Event]:
         """The mount; the event says that it has ended from outside or by ``_unmount``."""
         mountpoint = self._config.mountpoint
-        fuse.mount(door, mountpoint, read_only=self._config.read_only)
+        self._attach(door)
         try:
             async with trio.open_nursery() as nursery:
                 ended = trio.Event()
@@ -198,23 +231,53 @@ class _Daemon:
             notifier.stop()
             fuse.release()
 
+<<<<<<< HEAD
+    def _attach(self, door: fuse.Door) -> None:
+        """Mount, and close the directory underneath to writers, for the time when nothing is mounted there."""
+        bare = BareMountpoint(self._config.mountpoint)
+        try:
+            bare.admit()
+            fuse.mount(door, self._config.mountpoint, read_only=self._config.read_only)
+        except BaseException:
+            bare.put_back()
+            raise
+        else:
+            bare.close_up()
+        finally:
+            bare.forget()
+
+    async def _answer_kernel(self, ended: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+        await fuse.serve(task_status)
+=======
     async def _answer_kernel(self, door: fuse.Door, ended: trio.Event, task_status: trio.TaskStatus[None]) -> None:
         await fuse.serve(door, task_status)
+>>>>>>> origin/main
         ended.set()
 
-    async def _stay(self, ended: trio.Event, on_ready: Callable[[], None]) -> None:
+    async def _stay(self, ended: trio.Event, on_ready: OnReady) -> None:
         """Until the mount is over: by a command, by a signal, or because somebody ran umount."""
         async with trio.open_nursery() as nursery:
             verbs = {"status": self._verbs.status, "flush": self._verbs.flush, "unmount": partial(self._unmount, ended)}
             await nursery.start(control.serve, self._config.socket_path, verbs)
             await nursery.start(self._obey_signals, ended)
-            on_ready()
+            await self._sign_in.verdict(_VERDICT)
+            self._record.begin(self._config.mountpoint, self._config.cache_dir)
+            on_ready(self._left_by_others)
             log.info("mounted at %s", self._config.mountpoint)
             await ended.wait()
             await self._drain_leftovers()
             with trio.move_on_after(_ANSWER_TIME):  # the client that asked for the end may have gone
                 await self._answering.wait()
             nursery.cancel_scope.cancel()
+
+    async def _mind_list(self) -> None:
+        """Remove the list that an earlier session left, once it is no longer true."""
+        while read_manifest(self._config.cache_dir) is not None:
+            await trio.sleep(_TIDY_PERIOD)
+            if not self._tree.count_pending():
+                remove_manifest(self._config.cache_dir)
+
+    # -- ending ----------------------------------------------------------------------------------------------------
 
     async def _obey_signals(self, ended: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -223,23 +286,67 @@ class _Daemon:
                 log.info("%s: sending what is pending, then unmounting", signal.Signals(number).name)
                 sd_notify("STOPPING=1")
                 self._drain_until = trio.current_time() + self._config.drain_timeout
-                await self._uploader.drain(self._config.drain_timeout)
-                await self._detach(lazily=True)
+                await self._drain(self._config.drain_timeout)
+                if not ended.is_set():
+                    await self._detach(lazily=True)
                 await ended.wait()
                 return
 
     async def _drain_leftovers(self) -> None:
         """Whatever is pending now that no program can add to it."""
+        last_moment = min(_LAST_MOMENT, self._config.drain_timeout)
         left = self._config.drain_timeout if self._drain_until is None else self._drain_until - trio.current_time()
-        self._unsent_at_end = await self._uploader.drain(max(left, _LAST_MOMENT))
-        for unsent in self._unsent_at_end[:_LISTED_PENDING]:
-            log.warning("not on Drive, kept in the cache: %r (%d bytes): %s", unsent.path, unsent.size, unsent.reason)
+        await self._drain(max(left, last_moment))
+
+    async def _drain(self, timeout: float) -> None:
+        """Send; say at once, now and then, and at the end what is left: who asked may switch the machine off any moment."""
+        self._unsent_at_end = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._foretell)
+            nursery.start_soon(self._tell_progress)
+            self._unsent_at_end = await self._uploader.drain(timeout)
+            nursery.cancel_scope.cancel()
+
+    async def _foretell(self) -> None:
+        unsent = self._uploader.unsent()
+        if unsent:
+            await trio.to_thread.run_sync(self._write_manifest, unsent, self._account.email)
+
+    async def _tell_progress(self) -> None:
+        while True:
+            await trio.sleep(_NEWS_PERIOD)
+            unsent = self._uploader.unsent()
+            text = f"still to be sent: {len(unsent)} files ({size_text(sum(entry.size for entry in unsent))})"
+            log.info("%s", text)
+            sd_notify(f"STATUS={text}")
+
+    def _leave_word(self) -> None:
+        """The last thing a session does, whichever way it ends: list what is not on Drive, where the next one finds it."""
+        if self._unsent_at_end is None:
+            self._unsent_at_end = self._uploader.unsent()
+        unsent = self._unsent_at_end
+        if not unsent:
+            remove_manifest(self._config.cache_dir)
+            self._record.remove()
+            return
+        self._write_manifest(unsent, self._account.email)
+        for one in unsent[:_LISTED_PENDING]:
+            log.warning("not on Drive, kept in the cache: %r (%d bytes): %s", one.path, one.size, one.reason)
+        if len(unsent) > _LISTED_PENDING:
+            log.warning("and %d more, in %s", len(unsent) - _LISTED_PENDING, self._config.cache_dir / FILE_NAME)
+
+    def _write_manifest(self, unsent: Sequence[Unsent], account: str | None) -> None:
+        entries = [asdict(entry) for entry in unsent]
+        try:
+            write_manifest(self._config.cache_dir, entries, mountpoint=self._config.mountpoint, account=account)
+        except OSError as error:  # a full disk; the log has the list too
+            log.warning("the list of what is not on Drive cannot be written: %s", error)
 
     async def _detach(self, *, lazily: bool) -> None:
         """Run fusermount3, which serves root and users alike; MountpointUnusable where programs still use the mount."""
         command = ["fusermount3", "-uz" if lazily else "-u", "--", os.fspath(self._config.mountpoint)]
         result = await trio.run_process(command, check=False, capture_stdout=True, stderr=subprocess.STDOUT)
-        if result.returncode:
+        if result.returncode and mount_at(self._config.mountpoint) is not None:
             said = result.stdout.decode(errors="replace").strip()
             raise MountpointUnusable(
                 f"{self._config.mountpoint} cannot be unmounted: {said}. Everything is on Drive. "

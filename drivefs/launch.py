@@ -18,7 +18,9 @@ from drivefs.client import Client, ClientError
 from drivefs.embedded import ensure_embedded
 from drivefs.notify import sd_notify
 from drivefs.private import NO_WRITE, private_directory
+from drivefs.record import Record
 from drivefs.settings import data_home
+from drivefs.supervisor import Supervisor
 
 __all__ = ["already_mounted", "in_background", "in_foreground", "prepared", "with_server"]
 
@@ -69,24 +71,25 @@ def with_server(config: Config) -> Config:
     return replace(config, api_root=url, access_token=token)
 
 
-def in_background(config: Config, announce: Callable[[], None], level: int) -> None:
-    """Return once the mount answers; it lives on in a daemon of its own."""
+def in_background(config: Config, announce: background.OnReady, level: int, *, supervise: bool) -> None:
+    """Return once the mount answers; it lives on in a daemon of its own, which is started again where it crashes."""
 
-    def serve(on_ready: Callable[[], None]) -> ExitCode:
+    def serve(on_ready: background.OnReady) -> ExitCode:
         from drivefs import daemon  # only here: it loads an event loop, and must not before the fork
 
-        return daemon.run(config, on_ready)
+        # A crash may have taken the embedded Drive along.
+        return daemon.run(with_server(config), on_ready, supervisor=os.getppid() if supervise else None)
 
-    background.start(serve, config.cache_dir / "daemon.log", level)
-    announce()
+    supervisor = Supervisor(config.mountpoint, Record(config.socket_path)) if supervise else None
+    announce(background.start(serve, config.cache_dir / "daemon.log", level, supervisor))
 
 
-def in_foreground(config: Config, announce: Callable[[], None], level: int) -> None:
+def in_foreground(config: Config, announce: background.OnReady, level: int) -> None:
     """Return when the mount has ended. Exits with the daemon's code where that is not 0."""
     from drivefs import daemon
 
-    def on_ready() -> None:
-        announce()
+    def on_ready(unsent: int) -> None:
+        announce(unsent)
         sd_notify("READY=1")
 
     private_directory(config.cache_dir, "The cache directory", NO_WRITE, CacheUnusable)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 __all__ = ["age_text", "progress_text", "size_text", "status_text", "unsent_line"]
+
+
+_LISTED: Final = 20
 
 
 def size_text(size: int) -> str:
@@ -45,8 +48,11 @@ def progress_text(news: Mapping[str, Any]) -> str:
 
 def status_text(state: Mapping[str, Any], now: float | None = None) -> str:
     """The first line answers the question that matters; the rest explains."""
+    if state.get("mounted") is False:
+        return "\n".join(_last_session(state))
     lines = [_verdict(state), *_identity(state, time.time() if now is None else now)]
     lines += _pending(state)
+    lines += _waiting(state.get("waiting") or [])
     if requests := state.get("api_requests"):
         counts = ", ".join(f"{name} {count}" for name, count in sorted(requests.items()))
         lines.append(f"requests to Drive: {counts}")
@@ -57,11 +63,29 @@ def status_text(state: Mapping[str, Any], now: float | None = None) -> str:
 
 
 def _verdict(state: Mapping[str, Any]) -> str:
-    files, size, oldest = state["pending_files"], state["pending_bytes"], state["oldest_pending_age_s"]
-    if not files:
+    if not state["pending_files"]:
         return "safe to power off: yes (everything is on Drive)"
-    noun = "file" if files == 1 else "files"
-    return f"safe to power off: no ({files} {noun}, {size_text(size)}, oldest {age_text(oldest or 0)})"
+    estimate = state.get("estimated_seconds")
+    rest = "" if estimate is None else f", about {age_text(estimate)} to go"
+    return f"safe to power off: no ({_amount(state)}, oldest {age_text(state['oldest_pending_age_s'] or 0)}{rest})"
+
+
+def _amount(state: Mapping[str, Any]) -> str:
+    files = state["pending_files"]
+    return f"{files} {'file' if files == 1 else 'files'}, {size_text(state['pending_bytes'])}"
+
+
+def _last_session(state: Mapping[str, Any]) -> list[str]:
+    """A mount that is no more, and did not end with everything on Drive."""
+    where = f"only in the cache {state['cache_dir']!r}"
+    if state["pending_files"] is None:
+        lines = [f"safe to power off: no (not mounted: its daemon crashed; what it had not sent is {where})"]
+    else:
+        lines = [f"safe to power off: no (not mounted: {_amount(state)} of the last session {where})"]
+    lines.append(f"was mounted at: {state['mountpoint']!r}")
+    if state.get("gave_up"):
+        lines.append(_plain(state["gave_up"]))
+    return [*lines, *_pending(state), "Mount it again, and what is left is sent."]
 
 
 def _identity(state: Mapping[str, Any], now: float) -> list[str]:
@@ -69,11 +93,20 @@ def _identity(state: Mapping[str, Any], now: float) -> list[str]:
     lines = [
         f"mounted at: {state['mountpoint']!r} ({mode}), process {state['pid']}",
         f"account: {_plain(state.get('account'))} at {_plain(state.get('api_root'))}",
-        f"cache: {size_text(int(state.get('cache_bytes') or 0))} in {state.get('cache_dir')!r}",
+        f"cache: {_room(state)} in {state.get('cache_dir')!r}",
     ]
     if since := state.get("since"):
         lines.append(f"running for: {age_text(max(0.0, now - float(since)))}")
+    if state.get("supervised") is False:
+        lines.append("not supervised: after a crash it has to be mounted again by hand")
+    if state.get("offline"):
+        lines.append(f"not signed in yet: {_plain(state['offline'])}")
     return lines
+
+
+def _room(state: Mapping[str, Any]) -> str:
+    limit = state.get("cache_limit")
+    return size_text(int(state.get("cache_bytes") or 0)) + (f" of {size_text(limit)}" if limit else "")
 
 
 def _pending(state: Mapping[str, Any]) -> list[str]:
@@ -82,6 +115,14 @@ def _pending(state: Mapping[str, Any]) -> list[str]:
     lines += [unsent_line(entry) for entry in listed]
     if listed and state["pending_files"] > len(listed):
         lines.append(f"  and {state['pending_files'] - len(listed)} more")
+    return lines
+
+
+def _waiting(operations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Programs' calls that wait for Drive at this moment, the longest first."""
+    lines = ["waiting for Drive:"] if operations else []
+    for one in sorted(operations, key=lambda one: -float(one["seconds"]))[:_LISTED]:
+        lines.append(f"  {_plain(one['operation'])} {one['path']!r} for {age_text(one['seconds'])}: {_plain(one['what'])}")
     return lines
 
 

@@ -34,6 +34,7 @@ class Flags:
     fsync: str | None = None
     open_file_snapshot: float | None = None
     io_timeout: float | None = None
+    drain_timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ def choose_account(flags: Flags, environment: Mapping[str, str]) -> Account:
 
 def build_config(flags: Flags, account: Account, environment: Mapping[str, str]) -> Config:
     """For the embedded Drive, api_root and access_token are those of no server yet: the caller starts it and fills them in."""
-    names = ("poll_interval", "upload_delay", "cache_size", "min_free", "open_file_snapshot", "io_timeout")
+    names = ("poll_interval", "upload_delay", "cache_size", "min_free", "open_file_snapshot", "io_timeout", "drain_timeout")
     given: dict[str, Any] = {name: getattr(flags, name) for name in names}
     mountpoint = Path(canonical(flags.mountpoint))
     if flags.cache_dir is None:

@@ -19,6 +19,7 @@ from drivefs.base.stats import Stats
 from drivefs.control import Progress
 from drivefs.jobs.account import AccountInfo
 from drivefs.jobs.upload import Uploader
+from drivefs.signin import Gate
 from drivefs.store.cache import Cache
 from drivefs.store.outbox import Unsent
 
@@ -29,11 +30,24 @@ _NEWS_PERIOD: Final = 0.5
 
 
 class Verbs:
-    def __init__(self, config: Config, cache: Cache, account: AccountInfo, uploader: Uploader, stats: Stats) -> None:
+    """gate: of the sign-in.  supervisor: the process that starts this daemon again after a crash, if any does."""
+
+    def __init__(
+        self,
+        config: Config,
+        cache: Cache,
+        account: AccountInfo,
+        uploader: Uploader,
+        gate: Gate,
+        stats: Stats,
+        supervisor: int | None,
+    ) -> None:
         self._config = config
         self._cache = cache
         self._account = account
         self._uploader = uploader
+        self._gate = gate
+        self._supervisor = supervisor
         self._stats = stats
         self._since = time.time()
 
@@ -48,6 +62,9 @@ class Verbs:
             "account": self._account.email,
             "cache_dir": os.fspath(self._config.cache_dir),
             "read_only": self._config.read_only,
+            "fsync": "remote" if self._config.fsync_remote else "local",
+            "supervised": self._is_supervised(),
+            "offline": self._gate.reason,
             "since": self._since,
             "pending_files": len(unsent),
             "pending_bytes": sum(entry.size for entry in unsent),
@@ -65,22 +82,24 @@ class Verbs:
 
     async def drain(self, timeout: float, inodes: list[int], progress: Progress) -> list[Unsent]:
         """Drain, and tell the client now and then how much is left."""
-        left = 0
-
-        def note(pending: int) -> None:
-            nonlocal left
-            left = pending
 
         async def tell() -> None:
             while True:
-                await trio.sleep(_NEWS_PERIOD)
-                await progress({"pending_files": left})
+                began = trio.current_time()
+                left = self._uploader.unsent(inodes)
+                await progress({"pending_files": len(left), "pending_bytes": sum(entry.size for entry in left)})
+                # A long list takes long to make: news must not slow down what they are about.
+                await trio.sleep(max(_NEWS_PERIOD, 10 * (trio.current_time() - began)))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tell)
-            unsent = await self._uploader.drain(timeout, inodes, note)
+            unsent = await self._uploader.drain(timeout, inodes)
             nursery.cancel_scope.cancel()
         return unsent
+
+    def _is_supervised(self) -> bool:
+        """By our own supervisor while it lives, or by systemd, which wants to be notified."""
+        return os.getppid() == self._supervisor if self._supervisor is not None else "NOTIFY_SOCKET" in os.environ
 
     async def _inode_of(self, path: str) -> int:
         """By the kernel's own lookup, so that links and aliases mean what they mean to programs."""

