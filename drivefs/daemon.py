@@ -41,13 +41,9 @@ from drivefs.record import Record
 from drivefs.remote.auth import Credential, GoogleCredential, StaticToken
 from drivefs.remote.drive import Drive
 from drivefs.remote.http import Transport
-<<<<<<< HEAD
-from drivefs.remote.quota import DEFAULT_BUDGET, Pacer
+from drivefs.remote.quota import DEFAULT_BUDGET, Lane, Pacer
 from drivefs.report import size_text
 from drivefs.signin import Gate, SignIn
-=======
-from drivefs.remote.quota import DEFAULT_BUDGET, Lane, Pacer
->>>>>>> origin/main
 from drivefs.store.cache import Cache
 from drivefs.store.db import Database
 from drivefs.store.merging import Merger
@@ -124,12 +120,8 @@ class _Daemon:
         config, stats = self._config, self._stats
         notifier = fuse.Notifier()
         credential = self._credential(transport)
-<<<<<<< HEAD
         gate = Gate(credential)
-        drive = Drive(transport, gate, config.api_root, stats, pacer=self._pacer())
-=======
-        drive = Drive(transport, credential, config.api_root, stats, pacer=self._pacer(), patience=config.io_timeout)
->>>>>>> origin/main
+        drive = Drive(transport, gate, config.api_root, stats, pacer=self._pacer(), patience=config.io_timeout)
         tree = self._tree = Tree(db)
         tree.forget_old_deletions(time.time_ns() // 10**6 - _KEEP_DELETIONS_MS)
         cache = Cache(db, tree, config.cache_size)
@@ -151,9 +143,10 @@ class _Daemon:
             delay=config.upload_delay,
             workers=config.uploads,
         )
-<<<<<<< HEAD
         self._verbs = Verbs(config, cache, self._account, self._uploader, gate, stats, self._supervisor)
-        changes = Changes(drive, tree, merger, notifier.notify, self._uploader.rescan, stats, config.poll_interval)
+        changes = Changes(
+            drive.in_lane(Lane.BULK), tree, merger, notifier.notify, self._uploader.rescan, stats, config.poll_interval
+        )
         if tree.account is None:
             await self._sign_in.first()
             await changes.begin()
@@ -167,29 +160,12 @@ class _Daemon:
                 await nursery.start(prefetch.serve)
                 for service in services:
                     nursery.start_soon(service)
-                async with self._mounted(fuse.Door(fs, stats), notifier) as ended:
+                async with self._mounted(fuse.Door(fs, stats, Waits(config.io_timeout)), notifier) as ended:
                     await self._stay(ended, on_ready)
                 nursery.cancel_scope.cancel()
             await keeper.finish()
         finally:
             self._leave_word()
-=======
-        self._verbs = Verbs(config, cache, self._account, self._uploader, stats)
-        changes = Changes(drive.in_lane(Lane.BULK), tree, merger, notifier.notify, self._uploader.rescan, stats, config.poll_interval)
-        await self._sign_in(changes)
-        names = Namespace(tree, cache, listing, self._uploader, read_only=config.read_only)
-        files = Files(tree, cache, keeper, prefetch, self._uploader, read_only=config.read_only)
-        fs = Filesystem(tree, cache, names, files, self._account, uid=os.geteuid(), gid=os.getegid())
-        async with trio.open_nursery() as nursery:
-            await nursery.start(listing.serve)
-            await nursery.start(prefetch.serve)
-            for service in (keeper.serve, self._uploader.serve, changes.serve, self._account.serve):
-                nursery.start_soon(service)
-            async with self._mounted(fuse.Door(fs, stats, Waits(config.io_timeout)), notifier) as ended:
-                await self._stay(ended, on_ready)
-            nursery.cancel_scope.cancel()
-        await keeper.finish()
->>>>>>> origin/main
 
     def _pacer(self) -> Pacer:
         """Google publishes a budget, and we keep within it; another server says itself when it has had enough."""
@@ -231,7 +207,6 @@ class _Daemon:
             notifier.stop()
             fuse.release()
 
-<<<<<<< HEAD
     def _attach(self, door: fuse.Door) -> None:
         """Mount, and close the directory underneath to writers, for the time when nothing is mounted there."""
         bare = BareMountpoint(self._config.mountpoint)
@@ -246,12 +221,8 @@ class _Daemon:
         finally:
             bare.forget()
 
-    async def _answer_kernel(self, ended: trio.Event, task_status: trio.TaskStatus[None]) -> None:
-        await fuse.serve(task_status)
-=======
     async def _answer_kernel(self, door: fuse.Door, ended: trio.Event, task_status: trio.TaskStatus[None]) -> None:
         await fuse.serve(door, task_status)
->>>>>>> origin/main
         ended.set()
 
     async def _stay(self, ended: trio.Event, on_ready: OnReady) -> None:
