@@ -267,13 +267,13 @@ def die_at(stage: Stage, point: str, n: int, folder: Path) -> list[View]:
     if stage.mount.pid is None:  # a case before this one failed
         stage.mount.mount()
     if point in AT_START:
-        (possible,) = perform(folder, PREPARED, OPS)
+        (left,) = perform(folder, PREPARED, OPS)
         if point == "page-applied":
             stage.mount.flush()
         kill_with_a_deleted_file_open(stage.mount, folder / "new")
-        del possible["new"]
+        del left["new"]
         assert not stage.arm(f"{point}:{n}") or stage.wait(3.0), f"{point} was not passed {n} times after a start"
-        return [possible]
+        return [left]
     stage.mount.kill()
     assert stage.arm(f"{point}:{n}")
     possible = perform(folder, PREPARED, [UPLOAD] if point in IN_CHUNKS else OPS)

@@ -1,8 +1,11 @@
-"""A program that changes files below one directory and writes down what was acknowledged. Run: writer.py FOLDER JOURNAL SEED
+"""A program that changes files below one directory and writes down what was acknowledged.
+
+Run: writer.py FOLDER JOURNAL SEED [CHANCE]
 
 Each operation is written to the journal (a local file) before it begins, and once more when the kernel has answered; so after a
 kill at most one operation is in flight. It ends at the first error, which it writes down; what was there before it began comes
-as JSON from standard input.
+as JSON from standard input. CHANCE: how often an operation is followed by fsync of what it changed and of the folders concerned,
+which is written down as well.
 Standard library only: it is a stranger to the code under test.
 """
 
@@ -30,7 +33,8 @@ def content(pieces: list[list[int]]) -> bytes:
 class Writer:
     """``state`` is the model: what is there once the operation in hand is acknowledged."""
 
-    def __init__(self, folder: str, journal: TextIO, seed: int, state: State) -> None:
+    def __init__(self, folder: str, journal: TextIO, seed: int, state: State, chance: float = 0.0) -> None:
+        self.chance = chance
         self.folder = folder
         self.journal = journal
         self.random = random.Random(seed)
@@ -60,7 +64,23 @@ class Writer:
             action()
             self.state = after
             self.write({"done": described})
+            if self.chance and self.random.random() < self.chance and self.make_durable(described):
+                self.write({"durable": described})
             self.note_time(described[-1])
+
+    def make_durable(self, described: list[Any]) -> bool:
+        """fsync(2): a file and its names are on the disk afterwards. False for a folder that was moved with all that is in it."""
+        kind, *names = described
+        if kind == "rename" and self.state[names[1]] is None:
+            return False
+        there = [name for name in names if name in self.state]
+        for path in [*there, *sorted({os.path.dirname(name) for name in names})]:
+            number = os.open(self.path(path), os.O_RDONLY)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)
+        return True
 
     def write(self, entry: dict[str, Any]) -> None:
         self.journal.write(json.dumps(entry) + "\n")
@@ -158,11 +178,11 @@ class Writer:
 
 
 def main() -> int:
-    folder, journal, seed = sys.argv[1:4]
+    folder, journal, seed, *chance = sys.argv[1:5]
     state: State = json.load(sys.stdin)
     with open(journal, "w") as file:
         try:
-            Writer(folder, file, int(seed), state).run()
+            Writer(folder, file, int(seed), state, *map(float, chance)).run()
         except OSError as error:
             file.write(json.dumps({"errno": error.errno}) + "\n")
     return 0
