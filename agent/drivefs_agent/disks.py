@@ -26,11 +26,15 @@ _DISK_TIMEOUT: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes; available is what an ordinary user may still write. All None, and ``error`` says why, where it did not answer."""
+    """Bytes; available is what an ordinary user may still write. All None, and ``error`` says why, where it did not answer.
+
+    kind: see Mount.kind. What is on "overlay" and "memory" is gone with the container or the machine.
+    """
 
     mountpoint: str
     source: str
     fstype: str
+    kind: str
     total: int | None = None
     used: int | None = None
     available: int | None = None
@@ -117,10 +121,12 @@ def read_disks(
 def _disk(mount: Mount, answer: Space | OSError | None) -> Disk | None:
     """None for what is no disk: a single file, or a file system without size."""
     if isinstance(answer, OSError):
-        return Disk(mount.mountpoint, mount.source, mount.fstype, error=answer.strerror or str(answer))
+        return Disk(mount.mountpoint, mount.source, mount.fstype, mount.kind, error=answer.strerror or str(answer))
     if answer is None or answer.total == 0:
         return None
-    return Disk(mount.mountpoint, mount.source, mount.fstype, answer.total, answer.total - answer.free, answer.available)
+    return Disk(
+        mount.mountpoint, mount.source, mount.fstype, mount.kind, answer.total, answer.total - answer.free, answer.available
+    )
 
 
 def _once_a_device(disks: Iterable[Disk]) -> list[Disk]:

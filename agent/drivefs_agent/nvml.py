@@ -1,66 +1,26 @@
 """The only door to NVML, NVIDIA's management library: what the GPUs say of themselves, right now.
 
-Nothing here raises because of a GPU. A value that cannot be had is None, and ``na`` says why in NVML's own word
-(``not_supported``); a card that is lost carries an error while the others still report; no library at all is an empty
-report with an error. Values come from NVML itself and not from parsing nvidia-smi, whose text changes with the driver.
+Nothing here raises because of a GPU: see ``gpu`` for how what is missing is said. Values come from NVML itself and not from
+parsing nvidia-smi, whose text changes with the driver.
 
 Source: https://docs.nvidia.com/deploy/nvml-api/
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from types import ModuleType
+from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, TypeVar
 
-__all__ = ["Fault", "Gpu", "GpuReport", "query"]
+from drivefs_agent.gpu import Fault, Gpu, GpuReport
+
+__all__ = ["CardGone", "Nvml", "query", "text_of"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Why a whole card, or all of NVML, says nothing. code: NVML's word; message: a sentence, and what to do next."""
-
-    code: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One card. Memory in bytes, utilisations as ratios 0 to 1 over NVML's last sample (1/6 s to 1 s), power in watts.
-
-    memory_used leaves out what the driver reserves for itself where the driver tells the two apart; else it includes it
-    and memory_reserved is None. ``na`` maps the name of each None field to the reason.
-    """
-
-    index: int
-    uuid: str | None = None
-    name: str | None = None
-    memory_total: int | None = None
-    memory_used: int | None = None
-    memory_reserved: int | None = None
-    utilization: float | None = None
-    memory_utilization: float | None = None
-    temperature_celsius: int | None = None
-    power_watts: float | None = None
-    power_limit_watts: float | None = None
-    na: Mapping[str, str] = field(default_factory=dict)
-    error: Fault | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GpuReport:
-    """All cards in NVML's order. driver: its version; cuda_driver: the newest CUDA that the driver serves, as "13.0"."""
-
-    gpus: tuple[Gpu, ...] = ()
-    driver: str | None = None
-    cuda_driver: str | None = None
-    na: Mapping[str, str] = field(default_factory=dict)
-    error: Fault | None = None
-
 
 _ADVICE: Final[Mapping[str, str]] = {
     "library_not_found": "There is no NVIDIA driver library (libnvidia-ml.so.1) here. "
@@ -80,128 +40,208 @@ _ADVICE: Final[Mapping[str, str]] = {
 }
 # A card that answers so has nothing more to say: asking for the other fields would only repeat it.
 _CARD_IS_GONE: Final = frozenset({"gpu_is_lost", "reset_required", "unknown"})
+_ABSENT: Final = "function_not_found"
+# Where drivers put the library outside the loader's path: WSL, and Kubernetes nodes of Google's.
+_ELSEWHERE: Final = ("usr/lib/wsl/lib/libnvidia-ml.so.1", "usr/local/nvidia/lib64/libnvidia-ml.so.1")
+# "unknown" is now and then only a moment's: two more looks, this many seconds apart, before it is believed.
+_UNKNOWN_PAUSES: Final = (0.05, 0.2)
+# After a failed start, a live view tries again no sooner than so many seconds later, twice as many after each failure.
+_FIRST_RETRY: Final = 1.0
+_LAST_RETRY: Final = 60.0
 
 
-class _CardGone(Exception):
-    """Raised within this module only: the card's fault, in place of its remaining fields."""
+class CardGone(Exception):
+    """Raised within the GPU modules only: the card's fault, in place of its remaining fields."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.message)
         self.fault = fault
 
 
-def query() -> GpuReport:
-    """Ask NVML once. Takes some milliseconds a card; starts and ends NVML itself, so it may be called at any time."""
-    try:
-        # By name, because the package has no types and may be absent or replaced by an impostor.
-        module = importlib.import_module("pynvml")
-    except ImportError:
-        return GpuReport(error=_fault("nvidia_ml_py_missing"))
-    if not hasattr(module, "_nvmlGetFunctionPointer"):
-        return GpuReport(error=_fault("wrong_pynvml"))
-    return _Nvml(module).report()
+def query(root: Path = Path("/")) -> GpuReport:
+    """Ask NVML once, and end it again. Takes some milliseconds a card. ``root``: where /proc and /sys are looked for."""
+    with Nvml(root) as nvml:
+        return nvml.report()
 
 
 def _fault(code: str, otherwise: str = "") -> Fault:
     return Fault(code, _ADVICE.get(code) or f"NVML says: {otherwise}. `nvidia-smi` may tell more.")
 
 
-class _Nvml:
-    """One conversation with the library. Every call goes through ``attempt``, which knows the errors."""
+def text_of(value: str | bytes) -> str:
+    """Strings come as bytes from some versions of the bindings."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
-    def __init__(self, module: ModuleType) -> None:
-        self._nvml: Any = module
-        names = (name for name in dir(module) if name.startswith("NVML_ERROR_"))
-        self._codes = {getattr(module, name): name.removeprefix("NVML_ERROR_").lower() for name in names}
+
+class Nvml:
+    """One conversation with the library, kept open from one report to the next. Not for several threads at a time.
+
+    Starting NVML costs most of a look, and GPM needs two looks, so whoever samples keeps one of these. A start that failed is
+    tried again, ever more seldom, as drivers are loaded and GPUs are given back while we run. Symbols that the driver lacks
+    are remembered.
+    """
+
+    def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
+        self.root = root
+        self._clock = clock
+        self.lib: Any = None
+        self._open = False
+        self._codes: dict[int, str] = {}
+        self._absent: set[tuple[str, int]] = set()
+        self._cards: dict[int, Any] = {}
+        self._failure: Fault | None = None
+        self._retry_at = 0.0
+        self._retry_after = _FIRST_RETRY
+
+    def __enter__(self) -> Nvml:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End NVML. A later report starts it anew."""
+        if self._open:
+            for card in self._cards.values():
+                card.close()
+            self.attempt({}, "shutdown", self.lib.nvmlShutdown)
+        self._cards.clear()
+        self._open = False
 
     def report(self) -> GpuReport:
-        nvml = self._nvml
-        try:
-            nvml.nvmlInit()
-        except nvml.NVMLError as error:
-            return GpuReport(error=self._fault_of(error))
+        """What all cards say now, or why they say nothing."""
+        if not self._open and self._clock() >= self._retry_at:
+            self._failure = self._start()
+        if self._failure is not None:
+            return GpuReport(error=self._failure)
         try:
             return self._report()
-        except _CardGone as gone:
-            return GpuReport(error=gone.fault)
-        except nvml.NVMLError as error:  # not even the number of cards is known
-            return GpuReport(error=self._fault_of(error))
-        finally:
-            self.attempt({}, "shutdown", nvml.nvmlShutdown)
+        except CardGone as gone:
+            return self._failed(gone.fault)
+        except self.lib.NVMLError as error:  # not even the number of cards is known
+            return self._failed(self.fault_of(error))
+
+    def _failed(self, fault: Fault) -> GpuReport:
+        self.close()
+        self._failure = fault
+        self._wait_longer()
+        return GpuReport(error=fault)
+
+    def _start(self) -> Fault | None:
+        fault = self._load() or self._initialise()
+        self._open = fault is None
+        if fault is None:
+            self._retry_after = _FIRST_RETRY
+        else:
+            self._wait_longer()
+        return fault
+
+    def _wait_longer(self) -> None:
+        self._retry_at = self._clock() + self._retry_after
+        self._retry_after = min(2 * self._retry_after, _LAST_RETRY)
+
+    def _load(self) -> Fault | None:
+        try:
+            # By name, because the package has no types and may be absent or replaced by an impostor.
+            self.lib = importlib.import_module("pynvml")
+        except ImportError:
+            return _fault("nvidia_ml_py_missing")
+        if not hasattr(self.lib, "_nvmlGetFunctionPointer"):
+            return _fault("wrong_pynvml")
+        names = (name for name in dir(self.lib) if name.startswith("NVML_ERROR_"))
+        self._codes = {getattr(self.lib, name): name.removeprefix("NVML_ERROR_").lower() for name in names}
+        return None
+
+    def _initialise(self) -> Fault | None:
+        fault = self._init_once()
+        if fault is not None and fault.code == "library_not_found" and self._load_from_elsewhere():
+            fault = self._init_once()
+        for pause in _UNKNOWN_PAUSES:
+            if fault is None or fault.code != "unknown":
+                break
+            time.sleep(pause)
+            fault = self._init_once()
+        return fault
+
+    def _init_once(self) -> Fault | None:
+        try:
+            self.lib.nvmlInit()
+        except self.lib.NVMLError as error:
+            return self.fault_of(error)
+        return None
+
+    def _load_from_elsewhere(self) -> bool:
+        """Bring the library into this process from where the loader does not look; its SONAME then satisfies the bindings."""
+        for name in _ELSEWHERE:
+            path = self.root / name
+            if path.exists():
+                try:
+                    ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+                except OSError:  # for another architecture, say: as good as absent
+                    continue
+                return True
+        return False
 
     def _report(self) -> GpuReport:
-        nvml, na = self._nvml, dict[str, str]()
-        driver = self.attempt(na, "driver", lambda: _text(nvml.nvmlSystemGetDriverVersion()))
-        cuda = self.attempt(na, "cuda_driver", nvml.nvmlSystemGetCudaDriverVersion_v2, nvml.nvmlSystemGetCudaDriverVersion)
-        gpus = tuple(self._gpu(index) for index in range(nvml.nvmlDeviceGetCount()))
+        lib, na = self.lib, dict[str, str]()
+        driver = self.attempt(na, "driver", lambda: text_of(lib.nvmlSystemGetDriverVersion()))
+        cuda = self.attempt(
+            na,
+            "cuda_driver",
+            lambda: lib.nvmlSystemGetCudaDriverVersion_v2(),
+            lambda: lib.nvmlSystemGetCudaDriverVersion(),
+        )
+        gpus = tuple(self._gpu(index) for index in range(lib.nvmlDeviceGetCount()))
         # 12040 stands for 12.4: cuDriverGetVersion().
         version = None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}"
         return GpuReport(gpus, driver, version, na)
 
     def _gpu(self, index: int) -> Gpu:
+        from drivefs_agent.nvml_card import Card  # here, because it imports this module
+
         try:
-            handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-            return self._read(index, handle)
-        except _CardGone as gone:
-            return Gpu(index, error=gone.fault)
-        except self._nvml.NVMLError as error:
-            return Gpu(index, error=self._fault_of(error))
+            if index not in self._cards:
+                self._cards[index] = Card(self, index, self.lib.nvmlDeviceGetHandleByIndex(index))
+            gpu: Gpu = self._cards[index].read()
+        except CardGone as gone:
+            fault = gone.fault
+        except self.lib.NVMLError as error:
+            fault = self.fault_of(error)
+        else:
+            return gpu
+        if card := self._cards.pop(index, None):  # a card that comes back has a new handle
+            card.close()
+        return Gpu(index, error=fault)
 
-    def _read(self, index: int, handle: Any) -> Gpu:
-        nvml, na = self._nvml, dict[str, str]()
-        # Newer calls first: each alternative is for drivers, or bindings, that lack the one before it.
-        memory = self.attempt(
-            na,
-            "memory",
-            lambda: nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2),
-            lambda: nvml.nvmlDeviceGetMemoryInfo(handle),
-        )
-        temperature = self.attempt(
-            na,
-            "temperature_c",
-            lambda: nvml.nvmlDeviceGetTemperatureV(handle, nvml.NVML_TEMPERATURE_GPU),
-            lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-        )
-        rates = self.attempt(na, "utilization", lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
-        power = self.attempt(na, "power_w", lambda: nvml.nvmlDeviceGetPowerUsage(handle))
-        limit = self.attempt(na, "power_limit_w", lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
-        return Gpu(
-            index=index,
-            uuid=self.attempt(na, "uuid", lambda: _text(nvml.nvmlDeviceGetUUID(handle))),
-            name=self.attempt(na, "name", lambda: _text(nvml.nvmlDeviceGetName(handle))),
-            memory_total=None if memory is None else int(memory.total),
-            memory_used=None if memory is None else int(memory.used),
-            memory_reserved=getattr(memory, "reserved", None),
-            utilization=None if rates is None else rates.gpu / 100,
-            memory_utilization=None if rates is None else rates.memory / 100,
-            temperature_celsius=temperature,
-            power_watts=None if power is None else power / 1000,
-            power_limit_watts=None if limit is None else limit / 1000,
-            na=na,
-        )
+    def attempt(self, na: dict[str, str], name: str, *calls: Callable[[], T], about: str = "") -> T | None:
+        """The first answer of ``calls``; or None, with the last reason in ``na[name]``. Raises CardGone where it is.
 
-    def attempt(self, na: dict[str, str], name: str, *calls: Callable[[], T]) -> T | None:
-        """The first answer of ``calls``; or None, with the last reason in ``na[name]``. Raises _CardGone where it is."""
-        reason = ""
-        for call in calls:
-            try:
-                return call()
-            except self._nvml.NVMLError as error:
-                reason = self._code(error)
-                if reason in _CARD_IS_GONE:
-                    raise _CardGone(self._fault_of(error)) from error
-            except AttributeError:  # bindings older than the call
-                reason = "function_not_found"
-        na[name] = reason
+        ``calls`` are the same question, newest form first: each next one is for drivers, or bindings, that lack the one before.
+        ``about``: whatever tells these calls from others of the same ``name``, as what is absent is remembered by it.
+        """
+        reasons = []
+        for position, call in enumerate(calls):
+            reason = _ABSENT
+            if (about + name, position) not in self._absent:
+                try:
+                    return call()
+                except self.lib.NVMLError as error:
+                    reason = self.code_of(error)
+                    if reason in _CARD_IS_GONE:
+                        raise CardGone(self.fault_of(error)) from error
+                except AttributeError:  # bindings older than the call
+                    pass
+            if reason == _ABSENT:
+                self._absent.add((about + name, position))
+            reasons.append(reason)
+        # Of a form that exists and one that does not, the one that exists knows.
+        na[name] = next((reason for reason in reasons if reason != _ABSENT), _ABSENT)
         return None
 
-    def _code(self, error: Any) -> str:
+    def code_of(self, error: Any) -> str:
+        """NVML's word for the error, in lower case: "not_supported"."""
         return self._codes.get(error.value, f"error_{error.value}")
 
-    def _fault_of(self, error: Any) -> Fault:
-        return _fault(self._code(error), str(error))
-
-
-def _text(value: str | bytes) -> str:
-    """Strings come as bytes from some versions of the bindings."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    def fault_of(self, error: Any) -> Fault:
+        """The error with advice."""
+        return _fault(self.code_of(error), str(error))

@@ -118,3 +118,34 @@ def test_mountpoint_with_a_blank(tmp_path: Path) -> None:
 def test_count_cpus(text: str, count: int) -> None:
     """The kernel's list form: commas and inclusive spans."""
     assert count_cpus(text) == count
+
+
+def test_what_the_limited_group_uses(tmp_path: Path) -> None:
+    """Memory is counted where the limit is, in the slice and not in the service below it, without droppable cache."""
+    files = {
+        "a.slice/memory.max": str(8 * GIB),
+        "a.slice/memory.current": str(5 * GIB),
+        "a.slice/memory.stat": f"anon 1\ninactive_file {GIB}\nactive_file 7",
+        "a.slice/cpu.stat": "usage_usec 99",
+        "a.slice/b.service/memory.max": "max",
+        "a.slice/b.service/memory.current": "7",
+        "a.slice/b.service/cpu.max": "200000 100000",
+        "a.slice/b.service/cpu.stat": "usage_usec 2500000\nuser_usec 1",
+    }
+    limits = read_limits(make_root(tmp_path, [V2_MOUNT], ["0::/a.slice/b.service"], files))
+    assert (limits.memory_bytes, limits.memory_used_bytes) == (8 * GIB, 4 * GIB)
+    assert (limits.cpu_cores, limits.cpu_seconds) == (2.0, 2.5)
+
+
+def test_version_1_counts_a_group_with_its_descendants(tmp_path: Path) -> None:
+    """The limit holds for the descendants too, so their cache counts; time is told in nanoseconds, in its own hierarchy."""
+    files = {
+        "memory/job/memory.limit_in_bytes": str(4 * GIB),
+        "memory/job/memory.usage_in_bytes": str(3 * GIB),
+        "memory/job/memory.stat": f"inactive_file 1\ntotal_inactive_file {GIB}",
+        "cpuacct/job/cpuacct.usage": "1500000000",
+    }
+    mounts = [v1_mount("memory"), v1_mount("cpuacct"), v1_mount("cpu")]
+    root = make_root(tmp_path, mounts, ["3:memory:/job", "2:cpuacct:/job", "1:cpu:/"], files)
+    limits = read_limits(root)
+    assert (limits.memory_used_bytes, limits.cpu_seconds) == (2 * GIB, 1.5)

@@ -1,134 +1,38 @@
-"""The GPU report against the real pynvml bindings, with a driver library of our own making beneath them.
-
-pynvml calls ``nvmlLib.NAME(arguments)`` and reads results from the objects it passed by reference; so a plain Python object
-in place of the loaded library is enough to play any driver, and a method it lacks is a symbol the driver lacks.
-"""
+"""The GPU report against the real pynvml bindings, with a driver library of our own making beneath them."""
 
 from __future__ import annotations
 
-import ctypes
+import os
 import sys
 import types
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import pynvml
 import pytest
 
-from drivefs_agent import cgroup, host, nvml, specs
-
-SUCCESS = 0
-GIB = 1 << 30
-
-
-@dataclass
-class FakeDriver:
-    """A driver library: ``cards`` of one kind; per function name, or (name, index), the error it answers with."""
-
-    cards: int = 2
-    errors: dict[str | tuple[str, int], int] = field(default_factory=dict)
-    absent: frozenset[str] = frozenset()
-    shutdowns: int = 0
-
-    def __getattr__(self, name: str) -> Callable[..., int]:
-        if name in self.absent or not name.startswith("nvml"):
-            raise AttributeError(name)
-        answer: Callable[..., None] | None = getattr(type(self), f"answer_{name}", None)
-        if answer is None:
-            raise AttributeError(name)
-
-        def call(*arguments: Any) -> int:
-            index = self._index_of(arguments[0]) if name.startswith("nvmlDevice") and arguments else -1
-            error = self.errors.get(name) or self.errors.get((name, index))
-            if error is None:
-                answer(self, *arguments)
-            return SUCCESS if error is None else error
-
-        return call
-
-    @staticmethod
-    def _index_of(argument: Any) -> int:
-        """The card meant: by index, or by a handle, which here points at address index + 1."""
-        if isinstance(argument, ctypes.c_uint):
-            return argument.value
-        if isinstance(argument, ctypes._Pointer):
-            return ctypes.cast(argument, ctypes.c_void_p).value - 1  # type: ignore[operator]
-        return -1
-
-    def answer_nvmlInitWithFlags(self, flags: int) -> None:  # noqa: N802
-        assert flags == 0
-
-    def answer_nvmlShutdown(self) -> None:  # noqa: N802
-        self.shutdowns += 1
-
-    def answer_nvmlSystemGetDriverVersion(self, buffer: Any, length: Any) -> None:  # noqa: N802
-        buffer.value = b"580.95.05"
-
-    def answer_nvmlSystemGetCudaDriverVersion_v2(self, out: Any) -> None:  # noqa: N802
-        out._obj.value = 12040
-
-    def answer_nvmlDeviceGetCount_v2(self, out: Any) -> None:  # noqa: N802
-        out._obj.value = self.cards
-
-    def answer_nvmlDeviceGetHandleByIndex_v2(self, index: Any, out: Any) -> None:  # noqa: N802
-        ctypes.cast(out, ctypes.POINTER(ctypes.c_void_p))[0] = index.value + 1
-
-    def answer_nvmlDeviceGetName(self, handle: Any, buffer: Any, length: Any) -> None:  # noqa: N802
-        buffer.value = b"NVIDIA H200"
-
-    def answer_nvmlDeviceGetUUID(self, handle: Any, buffer: Any, length: Any) -> None:  # noqa: N802
-        buffer.value = b"GPU-%d" % self._index_of(handle)
-
-    def answer_nvmlDeviceGetMemoryInfo_v2(self, handle: Any, out: Any) -> None:  # noqa: N802
-        out._obj.total, out._obj.reserved, out._obj.used, out._obj.free = 140 * GIB, GIB, 3 * GIB, 136 * GIB
-
-    def answer_nvmlDeviceGetMemoryInfo(self, handle: Any, out: Any) -> None:  # noqa: N802
-        out._obj.total, out._obj.used, out._obj.free = 140 * GIB, 4 * GIB, 136 * GIB
-
-    def answer_nvmlDeviceGetUtilizationRates(self, handle: Any, out: Any) -> None:  # noqa: N802
-        out._obj.gpu, out._obj.memory = 37, 12
-
-    def answer_nvmlDeviceGetTemperature(self, handle: Any, sensor: Any, out: Any) -> None:  # noqa: N802
-        out._obj.value = 41
-
-    def answer_nvmlDeviceGetPowerUsage(self, handle: Any, out: Any) -> None:  # noqa: N802
-        out._obj.value = 123_400
-
-    def answer_nvmlDeviceGetEnforcedPowerLimit(self, handle: Any, out: Any) -> None:  # noqa: N802
-        out._obj.value = 700_000
+from drivefs_agent import nvml
+from drivefs_agent.as_json import to_json
+from drivefs_agent.gpu import Gpu, GpuProcess, GpuReport
+from drivefs_agent.text import render
+from tests.agent.boxes import make_specs, write
+from tests.agent.fake_driver import GIB, FakeDriver, install
 
 
-def query_with(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> nvml.GpuReport:
-    monkeypatch.setattr(pynvml, "nvmlLib", driver)
-    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
-    return nvml.query()
+def query_with(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver, root: Path = Path("/")) -> GpuReport:
+    install(monkeypatch, driver)
+    return nvml.query(root)
 
 
-def as_json(report: nvml.GpuReport) -> dict[str, Any]:
-    return specs.to_json(make_specs(report))
-
-
-def make_specs(report: nvml.GpuReport) -> specs.Specs:
-    return specs.Specs(
-        time=datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc),
-        system=host.System("box", "Debian", "Linux 6", 60),
-        cpu=host.Cpu("CPU", "x86_64", 1, 1, 2, None, (0.0, 0.0, 0.0)),
-        memory=host.Memory(4 * GIB, GIB),
-        disks=(),
-        gpus=report,
-        limits=cgroup.Limits(),
-        python_version="3.11",
-        python_executable="/usr/bin/python3",
-    )
+def as_json(report: GpuReport) -> dict[str, Any]:
+    return to_json(make_specs(report))
 
 
 def test_two_gpus_report_every_field_in_base_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """Percent becomes a ratio, milliwatts become watts, 12040 becomes CUDA 12.4; and NVML is ended afterwards."""
     driver = FakeDriver()
     report = query_with(monkeypatch, driver)
-    first = nvml.Gpu(
+    first = Gpu(
         index=0,
         uuid="GPU-0",
         name="NVIDIA H200",
@@ -140,6 +44,27 @@ def test_two_gpus_report_every_field_in_base_units(monkeypatch: pytest.MonkeyPat
         temperature_celsius=41,
         power_watts=123.4,
         power_limit_watts=700.0,
+        architecture="Hopper",
+        compute_capability="9.0",
+        bus_id="00000000:01:00.0",
+        utilization_source="nvml",
+        energy_joules=5000.5,
+        fan=0.45,
+        sm_mhz=1755,
+        sm_max_mhz=1980,
+        memory_mhz=3201,
+        performance_state=0,
+        throttle=(),
+        ecc_enabled=True,
+        ecc_corrected=7,
+        ecc_uncorrected=1,
+        remapped_rows=3,
+        remap_pending=True,
+        remap_failed=False,
+        pcie_generation=5,
+        pcie_width=16,
+        mig_enabled=False,
+        processes=(),
     )
     assert (report.driver, report.cuda_driver, report.error, report.na) == ("580.95.05", "12.4", None, {})
     assert report.gpus[0] == first
@@ -154,9 +79,11 @@ def test_text_and_json_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         "total_bytes": 140 * GIB,
         "used_bytes": 3 * GIB,
         "reserved_bytes": GIB,
+        "unified": False,
     }
-    text = specs.render(make_specs(report))
+    text = render(make_specs(report))
     assert "GPU 0    NVIDIA H200 · 3.0 GiB of 140.0 GiB used · 37 % busy · 41 °C · 123 W of 700 W" in text
+    assert "1 uncorrected memory error · memory rows wait to be remapped: reset the card" in text
     assert "Driver   NVIDIA 580.95.05, for CUDA up to 12.4" in text
 
 
@@ -170,7 +97,7 @@ def test_one_lost_gpu_does_not_silence_the_other(monkeypatch: pytest.MonkeyPatch
     assert lost.error.code == "gpu_is_lost"
     assert (lost.index, lost.memory_used) == (0, None)
     assert (well.error, well.na, well.temperature_celsius) == (None, {}, 41)
-    assert "fallen off the bus" in specs.render(make_specs(report))
+    assert "fallen off the bus" in render(make_specs(report))
 
 
 def test_a_field_the_card_lacks_is_null_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,9 +106,9 @@ def test_a_field_the_card_lacks_is_null_with_its_reason(monkeypatch: pytest.Monk
     report = query_with(monkeypatch, FakeDriver(1, dict.fromkeys(missing, pynvml.NVML_ERROR_NOT_SUPPORTED)))
     gpu = as_json(report)["gpus"][0]
     assert (gpu["power_w"], gpu["utilization"], gpu["memory_utilization"]) == (None, None, None)
-    assert gpu["na"] == {"power_w": "not_supported", "utilization": "not_supported"}
+    assert gpu["na"] == dict.fromkeys(("power_w", "utilization", "memory_utilization"), "not_supported")
     assert (gpu["temperature_c"], gpu["error"]) == (41, None)
-    assert "N/A · 41 °C · N/A of 700 W" in specs.render(make_specs(report))
+    assert "N/A busy · 41 °C · N/A of 700 W" in render(make_specs(report))
 
 
 def test_an_old_driver_without_newer_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +116,7 @@ def test_an_old_driver_without_newer_symbols(monkeypatch: pytest.MonkeyPatch) ->
     absent = frozenset({"nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetEnforcedPowerLimit"})
     gpu = query_with(monkeypatch, FakeDriver(1, absent=absent)).gpus[0]
     assert (gpu.memory_total, gpu.memory_used, gpu.memory_reserved) == (140 * GIB, 4 * GIB, None)
-    assert gpu.na == {"power_limit_w": "function_not_found"}
+    assert gpu.na == {"power_limit_w": "function_not_found", "memory.reserved": "function_not_found"}
 
 
 @pytest.mark.parametrize(
@@ -231,7 +158,7 @@ def test_no_driver_library(monkeypatch: pytest.MonkeyPatch) -> None:
     values = as_json(nvml.query())
     assert values["gpus"] == []
     assert values["gpu_error"]["code"] == "library_not_found"
-    assert values["gpu_driver"] == {"version": None, "cuda": None, "na": {}}
+    assert (values["gpu_driver"]["version"], values["gpu_driver"]["cuda"], values["gpu_driver"]["na"]) == (None, None, {})
 
 
 def test_bindings_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,3 +175,140 @@ def test_an_impostor_named_pynvml(monkeypatch: pytest.MonkeyPatch) -> None:
     error = nvml.query().error
     assert error is not None
     assert (error.code, "pip uninstall pynvml" in error.message) == ("wrong_pynvml", True)
+
+
+def test_every_null_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a card answers nothing but "not supported", all fields are null, and each has that reason under its own name."""
+    answers = [name.removeprefix("answer_") for name in dir(FakeDriver) if name.startswith("answer_nvmlDevice")]
+    kept = ("nvmlDeviceGetCount_v2", "nvmlDeviceGetHandleByIndex_v2")
+    errors = dict.fromkeys((name for name in answers if name not in kept), pynvml.NVML_ERROR_NOT_SUPPORTED)
+    gpu = as_json(query_with(monkeypatch, FakeDriver(1, errors)))["gpus"][0]
+    fields = set(gpu) - {"index", "memory", "mig", "na", "error", "utilization_source"}
+    assert {name: gpu[name] for name in fields} == dict.fromkeys(fields)
+    assert gpu["na"] == dict.fromkeys([*fields, "memory"], "not_supported")
+    assert gpu["error"] is None
+
+
+def test_throttling_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bits for heat and power are told in words; being idle is no throttling."""
+    report = query_with(monkeypatch, FakeDriver(1, throttle=0x1 | 0x4 | 0x40))
+    assert report.gpus[0].throttle == ("power_cap", "thermal_hardware")
+    assert "slowed by power cap, thermal hardware" in render(make_specs(report))
+
+
+def test_a_card_without_fans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that the server cools has no fan speed, which is null with a reason and not 0."""
+    driver = FakeDriver(1, dict.fromkeys(("nvmlDeviceGetNumFans", "nvmlDeviceGetFanSpeed"), pynvml.NVML_ERROR_NOT_SUPPORTED))
+    gpu = query_with(monkeypatch, driver).gpus[0]
+    assert (gpu.fan, gpu.na) == (None, {"fan": "not_supported"})
+
+
+def test_mig_slices_are_nested_in_their_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each slice has its uuid, profile, instance and memory; empty places are left out; busy is N/A without GPM."""
+    report = query_with(monkeypatch, FakeDriver(1, slices=3))
+    gpu = report.gpus[0]
+    assert (gpu.mig_enabled, gpu.utilization, gpu.na["utilization"]) == (True, None, "not_supported")
+    assert [part.uuid for part in gpu.mig] == ["MIG-0", "MIG-1", "MIG-2"]
+    assert [part.gpu_instance for part in gpu.mig] == [7, 8, 9]
+    assert {(part.profile, part.memory_total, part.memory_used) for part in gpu.mig} == {("1g.18gb", 18 * GIB, 2 * GIB)}
+    assert "MIG 2 · 1g.18gb · 2.0 GiB of 18.0 GiB used · N/A busy" in render(make_specs(report))
+
+
+def test_a_slice_that_does_not_name_its_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older drivers name only the card; the profile is then made of the slice's shares."""
+    report = query_with(monkeypatch, FakeDriver(1, slices=1, slice_name=b"NVIDIA H200"))
+    assert report.gpus[0].mig[0].profile == "1c.2g.33gb"
+
+
+def test_gpm_tells_how_busy_mig_is_from_the_second_look_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Hopper a card with MIG and its slices are measured by GPM; the samples that NVML lends are all given back."""
+    driver = install(monkeypatch, FakeDriver(1, slices=2, gpm=True))
+    with nvml.Nvml() as looks:
+        first = looks.report().gpus[0]
+        assert (first.utilization, first.na["utilization"]) == (None, "needs_two_samples")
+        assert first.mig[0].na["utilization"] == "needs_two_samples"
+        second = looks.report().gpus[0]
+        assert (second.utilization, second.utilization_source) == (0.625, "gpm")
+        assert [part.utilization for part in second.mig] == [0.625, 0.625]
+        assert "utilization" not in {**second.na, **second.mig[0].na}
+        assert len(driver.samples) == 3
+    assert driver.samples == set()
+
+
+def test_integrated_gpus_share_the_hosts_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A GB10 tells no memory of its own: the host's is shown and marked as shared."""
+    write(tmp_path, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 400 kB\n")
+    silent = dict.fromkeys(("nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetMemoryInfo"), pynvml.NVML_ERROR_NOT_SUPPORTED)
+    gpu = query_with(monkeypatch, FakeDriver(1, dict(silent), name=b"NVIDIA GB10"), tmp_path).gpus[0]
+    assert (gpu.memory_total, gpu.memory_used, gpu.unified) == (1000 * 1024, 600 * 1024, True)
+
+
+def test_a_card_that_is_silent_about_its_memory_is_not_taken_for_integrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An H200 that refuses to tell its memory has N/A, and not the host's memory."""
+    silent = dict.fromkeys(("nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetMemoryInfo"), pynvml.NVML_ERROR_NOT_SUPPORTED)
+    gpu = query_with(monkeypatch, FakeDriver(1, dict(silent))).gpus[0]
+    assert (gpu.memory_total, gpu.unified, gpu.na["memory"]) == (None, False, "not_supported")
+
+
+def test_processes_with_their_owners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of ours is named; one of the host's, unseen from this container, keeps its number and memory only."""
+    host_pid = 4_194_999  # above pid_max, so no process here
+    driver = FakeDriver(1, processes=((host_pid, 2 * GIB), (os.getpid(), None)))
+    report = query_with(monkeypatch, driver)
+    own, foreign = report.gpus[0].processes or ()
+    assert (own.pid, own.used_bytes, own.kind) == (os.getpid(), None, "compute")
+    assert own.name == Path("/proc/self/comm").read_text().strip()
+    assert own.user
+    assert foreign == GpuProcess(host_pid, "compute", 2 * GIB)
+    assert f"pid {host_pid} · not of this container · 2.0 GiB" in render(make_specs(report))
+
+
+def test_a_symbol_the_driver_lacks_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking again and again does not ask an old driver again and again for what it does not have."""
+    driver = install(monkeypatch, FakeDriver(2, absent=frozenset({"nvmlDeviceGetEnforcedPowerLimit"})))
+    with nvml.Nvml() as looks:
+        for _ in range(3):
+            assert looks.report().gpus[1].na == {"power_limit_w": "function_not_found"}
+    assert driver.asked.count("nvmlDeviceGetEnforcedPowerLimit") == 1
+    assert (driver.starts, driver.shutdowns) == (1, 1)
+
+
+def test_a_driver_that_fails_is_tried_again_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live view asks a missing driver again after 1, 2, 4, ... seconds, and sees the cards once it is loaded."""
+    driver = install(monkeypatch, FakeDriver(errors={"nvmlInitWithFlags": pynvml.NVML_ERROR_DRIVER_NOT_LOADED}))
+    now = 0.0
+    attempts = []
+    monkeypatch.setattr(
+        nvml.Nvml, "_initialise", lambda self, inner=nvml.Nvml._initialise: (attempts.append(now), inner(self))[1]
+    )
+    with nvml.Nvml(clock=lambda: now) as looks:
+        for _ in range(20):
+            assert looks.report().error is not None
+            now += 1
+        assert attempts == [0, 1, 3, 7, 15]
+        driver.errors.clear()
+        now = 31
+        assert len(looks.report().gpus) == 2
+
+
+def test_a_moments_unknown_error_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML's "unknown" at the start is asked again twice before it is believed."""
+    driver = install(monkeypatch, FakeDriver(1))
+    answers = [pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_UNKNOWN]
+    monkeypatch.setattr(FakeDriver, "answer_nvmlInitWithFlags", lambda self, flags: answers.pop() if answers else None)
+    report = nvml.query()
+    assert (report.error, len(report.gpus), driver.shutdowns) == (None, 1, 1)
+
+
+def test_a_lost_card_that_comes_back_is_seen_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One conversation: the card is well, lost, and well again, under a new handle."""
+    driver = install(monkeypatch, FakeDriver(1))
+    with nvml.Nvml() as looks:
+        assert looks.report().gpus[0].error is None
+        driver.errors["nvmlDeviceGetPowerUsage"] = pynvml.NVML_ERROR_GPU_IS_LOST
+        lost = looks.report().gpus[0].error
+        assert lost is not None
+        assert lost.code == "gpu_is_lost"
+        driver.errors.clear()
+        assert looks.report().gpus[0].power_watts == 123.4
+    assert driver.asked.count("nvmlDeviceGetHandleByIndex_v2") == 1  # bindings look a symbol up once

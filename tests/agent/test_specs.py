@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,74 +17,10 @@ import pytest
 from click.testing import CliRunner
 
 import drivefs_agent
-from drivefs_agent import cgroup, specs
+from drivefs_agent import cgroup
 from drivefs_agent.cli import main
-
-NULLABLE_NUMBER = (int, float, type(None))
-TEXT_OR_NULL = (str, type(None))
-# Every name of schema drivefs.specs/1 and the types its value may have. Names are only ever added.
-CONTRACT: dict[str, Any] = {
-    "schema": str,
-    "time": str,
-    "host": {"hostname": str, "os": str, "kernel": str, "uptime_seconds": (int, type(None))},
-    "cpu": {
-        "model": str,
-        "arch": str,
-        "sockets": (int, type(None)),
-        "cores": (int, type(None)),
-        "threads": int,
-        "mhz": (int, type(None)),
-        "load": list,
-        "limit_cores": NULLABLE_NUMBER,
-    },
-    "memory": {"total_bytes": int, "available_bytes": int, "used_bytes": int, "limit_bytes": (int, type(None))},
-    "cgroup": {"version": TEXT_OR_NULL, "cpu_quota_cores": NULLABLE_NUMBER, "cpuset": TEXT_OR_NULL},
-    "disks": [
-        {
-            "mount": str,
-            "source": str,
-            "fstype": str,
-            "total_bytes": (int, type(None)),
-            "used_bytes": (int, type(None)),
-            "available_bytes": (int, type(None)),
-            "error": TEXT_OR_NULL,
-        }
-    ],
-    "gpu_driver": {"version": TEXT_OR_NULL, "cuda": TEXT_OR_NULL, "na": dict},
-    "gpu_error": (dict, type(None)),
-    "gpus": [
-        {
-            "index": int,
-            "uuid": TEXT_OR_NULL,
-            "name": TEXT_OR_NULL,
-            "memory": {
-                "total_bytes": (int, type(None)),
-                "used_bytes": (int, type(None)),
-                "reserved_bytes": (int, type(None)),
-            },
-            "utilization": NULLABLE_NUMBER,
-            "memory_utilization": NULLABLE_NUMBER,
-            "temperature_c": NULLABLE_NUMBER,
-            "power_w": NULLABLE_NUMBER,
-            "power_limit_w": NULLABLE_NUMBER,
-            "na": dict,
-            "error": (dict, type(None)),
-        }
-    ],
-    "python": {"version": str, "executable": str},
-}
-
-
-def assert_contract(value: Any, contract: Any, where: str = "$") -> None:
-    if isinstance(contract, dict):
-        assert set(value) == set(contract), where
-        for name, inner in contract.items():
-            assert_contract(value[name], inner, f"{where}.{name}")
-    elif isinstance(contract, list):
-        for index, item in enumerate(value):
-            assert_contract(item, contract[0], f"{where}[{index}]")
-    else:
-        assert isinstance(value, contract), f"{where}: {value!r}"
+from drivefs_agent.inventory import Specs, collect
+from tests.agent.boxes import make_specs
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +38,19 @@ def proc_value(name: str, key: str) -> str:
     pytest.skip(f"/proc/{name} has no {key} here")
 
 
-def test_json_contract(shown: dict[str, Any]) -> None:
-    """Every name of the schema is there, with a type it promises, and no other."""
+def test_json_contract(shown: dict[str, Any], conform: Callable[[Any], None]) -> None:
+    """Every name of the published schema is there, with a value it allows, and no other."""
     assert shown["schema"] == "drivefs.specs/1"
-    assert_contract(shown, CONTRACT)
+    conform(shown)
+
+
+def test_the_contract_can_fail(shown: dict[str, Any], conform: Callable[[Any], None]) -> None:
+    """The check above tells a wrong type, a missing name, a name too many and a ratio in percent from what is right."""
+    cpu = shown["cpu"]
+    without = {name: value for name, value in cpu.items() if name != "model"}
+    for wrong in ({**cpu, "threads": "2"}, without, {**cpu, "color": "red"}, {**cpu, "utilization": 37}):
+        with pytest.raises(AssertionError):
+            conform({**shown, "cpu": wrong})
 
 
 def test_json_agrees_with_proc(shown: dict[str, Any]) -> None:
@@ -145,25 +91,25 @@ def test_text_has_every_section() -> None:
     assert {"Box", "CPU", "Memory", "Disk", "GPU", "Python"} <= labels
 
 
-@pytest.fixture
-def inventory() -> specs.Specs:
-    return specs.collect()
+@pytest.fixture(scope="module")
+def inventory() -> Specs:
+    return collect()
 
 
-def test_limits_stand_beside_the_totals(inventory: specs.Specs) -> None:
+def test_limits_stand_beside_the_totals(inventory: Specs) -> None:
     """A container's limits are shown in addition to the host's numbers, which stay."""
     cpu, memory = replace(inventory.cpu, threads=64), replace(inventory.memory, total=64 << 30)
     limits = cgroup.Limits("2", 8 << 30, 1.5, "0-3", 4)
     limited = replace(inventory, cpu=cpu, memory=memory, limits=limits)
-    values = specs.to_json(limited)
+    values = limited.to_json()
     assert (values["cpu"]["threads"], values["cpu"]["limit_cores"]) == (64, 1.5)
     assert (values["memory"]["total_bytes"], values["memory"]["limit_bytes"]) == (64 << 30, 8 << 30)
-    text = specs.render(limited)
+    text = str(limited)
     assert "limited to 1.5 of 64 cores" in text
     assert "limited to 8.0 GiB" in text
 
 
-def test_the_tighter_of_quota_and_cpuset_counts(inventory: specs.Specs) -> None:
+def test_the_tighter_of_quota_and_cpuset_counts(inventory: Specs) -> None:
     """Three allowed processors bind before a quota of eight cores; a cpuset of all processors is no limit."""
     cpu = replace(inventory.cpu, threads=64)
     three = replace(inventory, cpu=cpu, limits=cgroup.Limits("2", None, 8.0, "0-2", 3))
@@ -171,27 +117,27 @@ def test_the_tighter_of_quota_and_cpuset_counts(inventory: specs.Specs) -> None:
     assert (three.limit_cores, everything.limit_cores) == (3, None)
 
 
-def test_hostile_names_cannot_steer_the_terminal(inventory: specs.Specs) -> None:
+def test_hostile_names_cannot_steer_the_terminal(inventory: Specs) -> None:
     """Control characters in a mountpoint's name are shown as a replacement character."""
     disk = replace(inventory.disks[0], mountpoint="/media/\x1b[2Jusb\r")
-    text = specs.render(replace(inventory, disks=(disk,)))
+    text = str(replace(inventory, disks=(disk,)))
     assert "\x1b" not in text
     assert "\r" not in text
 
 
-def test_time_is_utc_to_the_second(inventory: specs.Specs) -> None:
+def test_time_is_utc_to_the_second(inventory: Specs) -> None:
     """RFC 3339 with Z, so that samples of several boxes compare as text."""
     moment = replace(inventory, time=datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=timezone.utc))
-    assert specs.to_json(moment)["time"] == "2026-01-02T03:04:05Z"
+    assert moment.to_json()["time"] == "2026-01-02T03:04:05Z"
 
 
 def test_help_loads_nothing_heavy() -> None:
-    """--help answers without psutil and NVML, so that it feels instant."""
+    """--help answers without NVML and all that looks at the box, so that it feels instant."""
     code = (
         "import sys, drivefs_agent.cli as c\n"
         "try: c.main(['--help'])\n"
         "except SystemExit: pass\n"
-        "print(sorted({'psutil', 'pynvml', 'drivefs'} & set(sys.modules)))"
+        "print(sorted({'pynvml', 'drivefs', 'drivefs_agent.inventory', 'http.client'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert run.stdout.splitlines()[-1] == "[]"
@@ -207,11 +153,35 @@ def test_specs_need_nothing_of_drivefs() -> None:
     assert run.stdout.startswith("Box ")
 
 
-def test_nvml_and_psutil_have_one_door_each() -> None:
-    """pynvml is named in nvml.py only, psutil imported in host.py only."""
+def test_nvml_has_one_door() -> None:
+    """pynvml is named in nvml.py only, and nothing outside the standard library but click is imported."""
+    allowed = {*sys.stdlib_module_names, "click", "drivefs_agent"}
     for path in Path(drivefs_agent.__file__).parent.rglob("*.py"):
         tree = ast.parse(path.read_text())
         imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert {name.partition(".")[0] for name in imported} <= allowed, path
         named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-        assert "psutil" not in imported or path.name == "host.py"
-        assert "pynvml" not in imported | named or path.name == "nvml.py"
+        assert "pynvml" not in named or path.name == "nvml.py"
+
+
+def test_specs_is_a_function_with_a_table_for_notebooks() -> None:
+    """``drivefs_agent.specs()`` gives a frozen value that notebooks show as a table and terminals as text."""
+    box = drivefs_agent.specs()
+    assert isinstance(box, Specs)
+    assert box.memory.total > 0
+    assert box._repr_html_().startswith("<table")
+    assert str(box).startswith("Box ")
+    with pytest.raises(AttributeError):
+        box.load = (0.0, 0.0, 0.0)  # type: ignore[misc]
+
+
+def test_what_a_container_still_has(inventory: Specs) -> None:
+    """Available is what the limit leaves, and never more than the host has left."""
+    gib = 1 << 30
+    box = make_specs(memory=replace(inventory.memory, total=64 * gib, available=40 * gib))
+    roomy = replace(box, limits=cgroup.Limits("2", 8 * gib, memory_used_bytes=3 * gib))
+    crowded = replace(roomy, memory=replace(box.memory, available=2 * gib))
+    assert (box.memory_total, box.memory_available) == (64 * gib, 40 * gib)
+    assert (roomy.memory_total, roomy.memory_available) == (8 * gib, 5 * gib)
+    assert crowded.memory_available == 2 * gib
