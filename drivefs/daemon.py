@@ -28,6 +28,7 @@ from drivefs.base.errors import ExitCode, MountpointUnusable, UsageError
 from drivefs.base.stats import Stats
 from drivefs.guard import BareMountpoint
 from drivefs.jobs.account import AccountInfo
+from drivefs.jobs.backpressure import Backpressure
 from drivefs.jobs.changes import Changes
 from drivefs.jobs.keeping import Keeper
 from drivefs.jobs.listing import Listing
@@ -124,7 +125,7 @@ class _Daemon:
         drive = Drive(transport, gate, config.api_root, stats, pacer=self._pacer(), patience=config.io_timeout)
         tree = self._tree = Tree(db)
         tree.forget_old_deletions(time.time_ns() // 10**6 - _KEEP_DELETIONS_MS)
-        cache = Cache(db, tree, config.cache_size)
+        cache = Cache(db, tree, config.cache_size, config.min_free)
         self._recover(cache)
         keeper = Keeper(db, cache, stats)
         merger = Merger(tree)
@@ -150,8 +151,9 @@ class _Daemon:
         if tree.account is None:
             await self._sign_in.first()
             await changes.begin()
+        backpressure = Backpressure(cache, self._uploader.make_room, config.io_timeout)
         names = Namespace(tree, cache, listing, self._uploader, read_only=config.read_only)
-        files = Files(tree, cache, keeper, prefetch, self._uploader, read_only=config.read_only)
+        files = Files(tree, cache, keeper, backpressure, prefetch, self._uploader, read_only=config.read_only)
         fs = Filesystem(tree, cache, names, files, self._account, uid=os.geteuid(), gid=os.getegid())
         services = [keeper.serve, self._uploader.serve, changes.serve, self._account.serve, self._sign_in.serve, self._mind_list]
         try:

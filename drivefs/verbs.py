@@ -71,7 +71,7 @@ class Verbs:
             "oldest_pending_age_s": max(ages) if ages else None,
             "pending": [asdict(entry) for entry in unsent[:_LISTED]],
             "cache_bytes": self._cache.clean_bytes,
-            "cache_limit": self._cache.limit,
+            "cache_limit": self._cache.room.limit,
             **self._stats.snapshot(),
         }
 

@@ -174,4 +174,5 @@ class Keeper:
             return
         sums = await trio.to_thread.run_sync(block_sums, content.fd, numbers, content.size)
         if content.changes == changes:
-            self._cache.record_sums(content, {n: crc for n, crc in sums.items() if n not in content.sums})
+            still = content.unsummed()  # what had to make room meanwhile was summed as zeros
+            self._cache.record_sums(content, {number: sums[number] for number in still if number in sums})

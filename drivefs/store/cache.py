@@ -20,7 +20,6 @@ import errno
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
@@ -34,6 +33,7 @@ from drivefs.store.content import BLOCK, Content
 from drivefs.store.db import Database
 from drivefs.store.files import ContentFiles
 from drivefs.store.recovery import Lost, recover, tidy
+from drivefs.store.room import Room
 from drivefs.store.tree import Node, Tree
 
 __all__ = ["Cache"]
@@ -41,19 +41,22 @@ __all__ = ["Cache"]
 log = logging.getLogger(__name__)
 
 _USED_RESOLUTION_MS: Final = 60_000
-_DEFAULT_LIMIT: Final = 50 * 10**9
+# Bytes written to one content between two looks at the room it takes.
+_COUNTED_EACH: Final = 4 << 20
+# Around a reader's place, what is here is left alone when open content has to give way: it has just been asked for.
+_LEFT_ALONE: Final = 192 << 20
 
 
 class Cache:
-    """All content files of one cache directory. ``limit``: bytes of clean data to keep; None: a fifth of the free space."""
+    """All content files of one cache directory. size, min_free: see Config.cache_size and Config.min_free."""
 
-    def __init__(self, db: Database, tree: Tree, limit: int | None = None) -> None:
+    def __init__(self, db: Database, tree: Tree, size: int | None = None, min_free: int | None = None) -> None:
         self._db = db
         self._tree = tree
         self._files = ContentFiles(db.cache_dir, db.reserve)
         self._blocks = Blocks(db)
         self._open: dict[int, Content] = {}
-        # Of content that was open since the start: the blocks that were not checked then. The rest is what we ourselves put there.
+        # Of content that was open since the start: the blocks not checked when it was closed. The rest is as we put it there.
         self._known: dict[int, frozenset[int]] = {}
         # Content files that no row names any more; they go once the rows are on the disk.
         self.doomed: list[int] = []
@@ -62,7 +65,9 @@ class Cache:
         # Content with something to be put on the disk or summed, by id.
         unsettled = db.execute("SELECT id FROM content WHERE dirty AND NOT settled")
         self.unkept: set[int] = {row["id"] for row in unsettled}
-        self.limit = min(_DEFAULT_LIMIT, shutil.disk_usage(db.cache_dir).free // 5) if limit is None else limit
+        self.room = Room(db.cache_dir, size, min_free)
+        # Called where unsent content has become clean or was deleted, for those who wait for room.
+        self.on_room: Callable[[], None] = lambda: None
         self.clean_bytes = self._sum_clean()
         # Told of the inode whenever a content that was as Drive has it, or as an upload takes it, is about to change.
         self.on_change: Callable[[int], None] = lambda _inode: None
@@ -99,6 +104,7 @@ class Cache:
         content.references = 1
         self._open[content_id] = content
         self.unkept.add(content_id)
+        self.room.charge(content_id, 0)
         return content
 
     def begin_anew(self, old: Content) -> Content:
@@ -149,14 +155,16 @@ class Cache:
         self.save_filled(content)
         if content.changes != content.kept or content.filled:
             self.unkept.add(content.id)
+        if content.dirty:
+            self._count(content)
         del self._open[content.id]
         self._known[content.id] = frozenset(content.unchecked)
         os.close(content.fd)
         node = self._tree.find(content.inode)
         if node is None or node.content != content.id or node.local_trashed:
             self._discard(content.id, node)
-        elif self.clean_bytes > self.limit:
-            self.evict(self.limit * 9 // 10)
+        elif self.clean_bytes > self.room.limit:
+            self.evict(self.room.limit * 9 // 10)
 
     def reopen(self, content_id: int) -> Content | None:
         """A content by its number, counted once more; None where it is gone."""
@@ -259,6 +267,7 @@ class Cache:
         if was_clean:
             self.clean_bytes -= content.present.size
             content.dirty = True
+            self._count(content)
             self._files.move(content.id, dirty=True)
             self.fresh.discard(content.id)
             self.unkept.add(content.id)
@@ -279,6 +288,13 @@ class Cache:
         content.size = max(content.size, end)
         content.mtime_ns = time.time_ns()
         self._record(content, start, min(end, content.base_size))
+        content.uncounted += end - start
+        if content.uncounted >= _COUNTED_EACH:
+            self._count(content)
+
+    def _count(self, content: Content) -> None:
+        content.uncounted = 0
+        self.room.charge(content.id, self.allocated(content))
 
     def trim(self, content: Content) -> None:
         """A write failed half-way: what it added beyond the end never was, for the length of a dirty file is its own."""
@@ -331,6 +347,8 @@ class Cache:
             content.filled = True
             if not content.dirty:
                 self.clean_bytes += gap.size
+        if self.clean_bytes > self.room.limit:
+            self._keep_within_limit()
 
     def save_filled(self, content: Content) -> None:
         """Let the database know what was filled, so that a restart need not download it again."""
@@ -421,6 +439,8 @@ class Cache:
         content.present = RangeSet([(0, size)])
         content.unsaved = RangeSet()
         crash_point("upload-recorded")
+        self.room.discharge(content.id)
+        self.on_room()
         if was_dirty:
             self.fresh.add(content.id)
             self._files.move(content.id, dirty=False)
@@ -538,11 +558,37 @@ class Cache:
     # -- room ------------------------------------------------------------------------------------------------------
 
     def make_room(self) -> None:
-        """The disk is full: what was deleted goes, and what can be fetched again. Blocks for as long as a sync of the rows takes."""
+        """The disk is full: what was deleted goes, and what can be fetched again. Blocks while the rows are synced."""
         doomed, fresh = list(self.doomed), set(self.fresh)
         self._db.commit_durably()
         self.made_durable(doomed, fresh)
         self.evict(0)
+        for content in list(self._open.values()):
+            self._shed(content)
+
+    def _keep_within_limit(self) -> None:
+        """What was fetched goes beyond the limit: closed files go first, then what readers left behind or have not reached."""
+        self.evict(self.room.limit * 9 // 10)
+        for content in sorted(self._open.values(), key=lambda content: -content.present.size):
+            if self.clean_bytes > self.room.limit:
+                self._shed(content)
+
+    def _shed(self, content: Content) -> None:
+        """Make holes again of open clean content, but for what lies around its last reader."""
+        if content.dirty or content.readers or content.remote_id is None:
+            return
+        self.save_filled(content)
+        near = RangeSet([(max(0, content.read_to - _LEFT_ALONE // 4), content.read_to + _LEFT_ALONE)])
+        kept = content.present.intersection(near)
+        given_up = [hole for extent in content.present for hole in kept.missing(*extent)]
+        if not given_up:
+            return
+        self._blocks.forget(content, [n for n in content.sums if not kept.covers(n * BLOCK, min((n + 1) * BLOCK, content.size))])
+        self.clean_bytes -= content.present.size - kept.size
+        content.present = kept
+        self._write_extents(content)
+        for start, end in given_up:
+            self._files.punch(content.fd, start, end)
 
     def evict(self, target: int) -> None:
         """Delete clean content that nobody has open, longest unused first, until at most ``target`` bytes are left."""
@@ -571,6 +617,8 @@ class Cache:
         self.clean_bytes -= held
         self.unkept.discard(content_id)
         self._known.pop(content_id, None)
+        self.room.discharge(content_id)
+        self.on_room()
         crash_point("row-dropped")
         if row["dirty"] or content_id in self.fresh:
             self.doomed.append(content_id)
@@ -590,7 +638,11 @@ class Cache:
 
     def recover(self) -> list[Lost]:
         """After a start, before anything is open: what a kill or a power cut left half-done. Returns what came to harm."""
-        return recover(self._db, self._tree, self._files, self._discard)
+        lost = recover(self._db, self._tree, self._files, self._discard)
+        for row in self._db.execute("SELECT id FROM content WHERE dirty").fetchall():
+            status = self._files.find(row["id"])
+            self.room.charge(row["id"], 0 if status is None else status.st_blocks * 512)
+        return lost
 
     def tidy(self) -> Iterator[None]:
         """Look at every file, in small steps: the rest of a recovery, which can wait until the mount answers."""

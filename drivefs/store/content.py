@@ -80,6 +80,11 @@ class Content:
         # ``changes`` when it was last put on the disk, and whether something was fetched since it was last summed.
         self.kept = 0
         self.filled = False
+        # Bytes written since it was last looked how much room the file takes.
+        self.uncounted = 0
+        # Reads under way, and where the last one ended: while a thread reads, no byte may vanish under it.
+        self.readers = 0
+        self.read_to = 0
         # Handles that may write.
         self.writers = 0
         # Filled ranges that the database does not know yet; losing that knowledge costs a download, nothing else.

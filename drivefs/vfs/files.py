@@ -22,6 +22,7 @@ from drivefs.base.crashpoints import crash_point
 from drivefs.base.errors import LocalDiskFull, PathError
 from drivefs.base.model import Kind
 from drivefs.base.ranges import Range
+from drivefs.jobs.backpressure import Backpressure
 from drivefs.jobs.keeping import Keeper
 from drivefs.jobs.prefetch import Prefetch, Window
 from drivefs.jobs.upload import Uploader
@@ -57,11 +58,20 @@ class Files:
     """Handles are numbers, as the kernel wants them."""
 
     def __init__(
-        self, tree: Tree, cache: Cache, keeper: Keeper, prefetch: Prefetch, uploader: Uploader, *, read_only: bool
+        self,
+        tree: Tree,
+        cache: Cache,
+        keeper: Keeper,
+        backpressure: Backpressure,
+        prefetch: Prefetch,
+        uploader: Uploader,
+        *,
+        read_only: bool,
     ) -> None:
         self._tree = tree
         self._cache = cache
         self._keeper = keeper
+        self._backpressure = backpressure
         self._prefetch = prefetch
         self._uploader = uploader
         self._read_only = read_only
@@ -175,9 +185,14 @@ class Files:
         end = min(offset + size, content.size)
         if offset >= end:
             return b""
+        content.read_to = end
         if not content.complete or content.unchecked:
             await self._get_ready(handle, offset, end)
-        return await _pread(content.fd, offset, end - offset)
+        content.readers += 1
+        try:
+            return await _pread(content.fd, offset, end - offset)
+        finally:
+            content.readers -= 1
 
     async def _get_ready(self, handle: _Handle, start: int, end: int) -> None:
         """Fetched, and what was here before held against its checksums; what fails there is fetched too."""
@@ -216,6 +231,7 @@ class Files:
         content = handle.content
         if not data:
             return 0  # write(2): nothing is changed, the length neither
+        await self._backpressure.admit(content, len(data))
         async with content.lock:
             start = content.size if handle.append else offset
             await self._prepare(content, start, start + len(data))

@@ -14,6 +14,7 @@ import trio
 from drivefs.base.model import Invalidation, Kind
 from drivefs.base.stats import Stats
 from drivefs.jobs.account import AccountInfo
+from drivefs.jobs.backpressure import Backpressure
 from drivefs.jobs.changes import Changes
 from drivefs.jobs.keeping import Keeper
 from drivefs.jobs.listing import Listing
@@ -50,14 +51,16 @@ def clone_cache(source: Path, target: Path) -> None:
 class World:
     """The parts, and the calls that programs make, by path below My Drive (``a/b``)."""
 
-    def __init__(self, directory: Path, fake: FakeDrive, *, delay: float = 2.0, workers: int = 4) -> None:
+    def __init__(
+        self, directory: Path, fake: FakeDrive, *, delay: float = 2.0, workers: int = 4, cache_limit: int = 1 << 30
+    ) -> None:
         self.directory = directory
         self.fake = fake
         self.stats = Stats()
         self.stale: list[Invalidation] = []
         self.db = Database(directory)
         self.tree = Tree(self.db)
-        self.cache = Cache(self.db, self.tree, 1 << 30)
+        self.cache = Cache(self.db, self.tree, cache_limit)
         self.lost = self.cache.recover()
         self.merger = Merger(self.tree)
         drive = fake.drive
@@ -77,8 +80,9 @@ class World:
         )
         self.changes = Changes(drive, self.tree, self.merger, self._notify, self.uploader.rescan, self.stats, 10.0)
         self.names = Namespace(self.tree, self.cache, self.listing, self.uploader, read_only=False)
+        self.backpressure = Backpressure(self.cache, self.uploader.make_room, 20.0)
         self.keeper = Keeper(self.db, self.cache, self.stats)
-        self.files = Files(self.tree, self.cache, self.keeper, self.prefetch, self.uploader, read_only=False)
+        self.files = Files(self.tree, self.cache, self.keeper, self.backpressure, self.prefetch, self.uploader, read_only=False)
         self.fs = Filesystem(self.tree, self.cache, self.names, self.files, self.account, uid=0, gid=0)
 
     def _notify(self, stale: Sequence[Invalidation]) -> None:
@@ -146,6 +150,10 @@ class World:
             data += block
         return bytes(data)
 
+    async def cut(self, handle: int, size: int) -> None:
+        """ftruncate."""
+        await self.files.truncate(0, size, handle)
+
     async def mkdir(self, path: str, mode: int = 0o700) -> Node:
         parent, name = await self.place(path)
         return await self.names.create(parent, name, Kind.FOLDER, mode)
@@ -197,10 +205,16 @@ class World:
 
 @asynccontextmanager
 async def open_world(
-    directory: Path, fake: FakeDrive, *, delay: float = 2.0, workers: int = 4, poll: bool = False
+    directory: Path,
+    fake: FakeDrive,
+    *,
+    delay: float = 2.0,
+    workers: int = 4,
+    poll: bool = False,
+    cache_limit: int = 1 << 30,
 ) -> AsyncIterator[World]:
     """A running world, signed in. poll: read the changes feed every ten seconds; otherwise the test calls ``changes.poll``."""
-    world = World(directory, fake, delay=delay, workers=workers)
+    world = World(directory, fake, delay=delay, workers=workers, cache_limit=cache_limit)
     try:
         if world.tree.account is None:
             await world.account.sign_in(10)
