@@ -151,6 +151,8 @@ class _Daemon:
         if tree.account is None:
             await self._sign_in.first()
             await changes.begin()
+        for path in cache.adopt_orphans():
+            stats.record_error("it was not on Drive when the cache's database was lost, and was saved under this name", path)
         backpressure = Backpressure(cache, self._uploader.make_room, config.io_timeout)
         names = Namespace(tree, cache, listing, self._uploader, read_only=config.read_only)
         files = Files(tree, cache, keeper, backpressure, prefetch, self._uploader, read_only=config.read_only)

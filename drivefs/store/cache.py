@@ -32,6 +32,7 @@ from drivefs.store.blocks import Blocks
 from drivefs.store.content import BLOCK, Content
 from drivefs.store.db import Database
 from drivefs.store.files import ContentFiles
+from drivefs.store.rebuilding import adopt_orphans, set_orphans_aside
 from drivefs.store.recovery import Lost, recover, tidy
 from drivefs.store.room import Room
 from drivefs.store.tree import Node, Tree
@@ -53,6 +54,7 @@ class Cache:
     def __init__(self, db: Database, tree: Tree, size: int | None = None, min_free: int | None = None) -> None:
         self._db = db
         self._tree = tree
+        set_orphans_aside(db)
         self._files = ContentFiles(db.cache_dir, db.reserve)
         self._blocks = Blocks(db)
         self._open: dict[int, Content] = {}
@@ -643,6 +645,12 @@ class Cache:
             status = self._files.find(row["id"])
             self.room.charge(row["id"], 0 if status is None else status.st_blocks * 512)
         return lost
+
+    def adopt_orphans(self) -> list[str]:
+        """Unsent files of a database that was lost come back; to be called when it is known whose Drive this is."""
+        adopted = adopt_orphans(self._db, self._tree, self._files)
+        self.unkept.update(row["id"] for row in self._db.execute("SELECT id FROM content WHERE dirty AND NOT settled"))
+        return adopted
 
     def tidy(self) -> Iterator[None]:
         """Look at every file, in small steps: the rest of a recovery, which can wait until the mount answers."""

@@ -61,6 +61,12 @@ class ContentFiles:
                 self.put_stray_aside(Path(path))
             return os.open(path, flags, 0o600)
 
+    def take_in(self, number: int, path: Path) -> None:
+        """A second name for ``path``: dirty content ``number``."""
+        target = self._path(number, dirty=True)
+        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+        os.link(path, target)
+
     def open(self, number: int, *, dirty: bool, size: int) -> tuple[int, bool]:
         """(descriptor, whether clean bytes were lost). size: the length that a clean file must have."""
         path, other = self._path(number, dirty=dirty), self._path(number, dirty=not dirty)

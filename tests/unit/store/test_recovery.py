@@ -291,3 +291,64 @@ def test_a_newer_format_is_refused_and_left_alone(place: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(CacheUnusable, match="newer drivefs"):
         Database(place)
+
+
+def test_unsent_files_of_a_lost_database_come_back(place: Path) -> None:
+    """As new files in a folder of their own, by what was noted beside their bytes; a kill in the middle changes nothing."""
+    store = Store(place)
+    folder = store.tree.create(MY_DRIVE_INODE, "deep", Kind.FOLDER, 0o700)
+    for number, (parent, name) in enumerate([(MY_DRIVE_INODE, "a"), (folder.inode, "b"), (folder.inode, "c")]):
+        content = store.cache.create(store.tree.create(parent, name, Kind.FILE, 0o600).inode)
+        store.write(content, 0, name.encode() * 3)
+        if number < 2:
+            store.settle(content)
+        store.cache.close(content)
+    store.close()
+    (place / "state.db").write_bytes(b"not a database at all, whatever it was before")
+    store = Store(place)
+    assert not list(place.glob("dirty/*/*"))
+    orphan = next(place.glob("orphans/*/*/1"))
+    os.link(orphan, place / "as-if-killed")
+    orphan.with_name("77").write_bytes(b"")
+    adopted = store.cache.adopt_orphans()
+    assert [path.split("/")[2:] for path in adopted] == [["deep", "b"]]
+    (place / "as-if-killed").rename(_made(place / "orphans" / "1" / "01") / "1")
+    adopted += store.cache.adopt_orphans()
+    assert [path.split("/")[2:] for path in adopted] == [["deep", "b"], ["a"]]
+    assert [node.size for node in store.tree.pending() if node.kind is Kind.FILE] == [3, 3]
+    kept = [path.read_bytes() for path in (place / "lost+found").iterdir()]
+    assert b"ccc" in kept  # it was closed a moment ago, and nothing was noted beside it yet
+    assert not (place / "orphans").exists()
+    store.cache.check_invariants()
+    store.close()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_new_content_never_takes_the_file_of_lost_content(place: Path) -> None:
+    """A power cut took the row, so its number is given out again: the file of that number is put out of the way."""
+    store = Store(place)
+    stray = _made(place / "dirty" / "01") / "1"
+    stray.write_bytes(b"whose?")
+    content = new_file(store, "new", b"mine")
+    assert content.id == 1
+    assert (place / "dirty" / "01" / "1").read_bytes() == b"mine"
+    assert [path.read_bytes() for path in (place / "lost+found").iterdir()] == [b"whose?"]
+    store.cache.close(content)
+    store.close()
+
+
+def test_tidying_spares_what_is_in_use_and_keeps_strays(place: Path) -> None:
+    """Files without a row go, unless they hold unsent bytes that no row ever named; those are kept aside."""
+    store = Store(place)
+    content = new_file(store, "new", b"mine")
+    (_made(place / "clean" / "63") / "99").write_bytes(b"clean, no row")
+    (_made(place / "dirty" / "63") / "99").write_bytes(b"dirty, no row")
+    assert len(list(store.cache.tidy())) >= 2
+    assert [path.read_bytes() for path in place.glob("*/*/*")] == [b"mine"]
+    assert [path.read_bytes() for path in (place / "lost+found").iterdir()] == [b"dirty, no row"]
+    store.cache.close(content)
+    store.close()
