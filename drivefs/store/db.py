@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from drivefs.base.crashpoints import crash_point
 from drivefs.base.errors import CacheUnusable, DriveFSError, LocalDiskFull
+from drivefs.store.files import sync_directory
 from drivefs.store.reserve import Reserve
 
 __all__ = ["Database", "Row"]
@@ -247,6 +248,7 @@ class Database:
         now, before = _boot_id(), self.get_meta("boot")
         self.set_meta("boot", now)
         self.commit_durably()
+        sync_directory(self.cache_dir)  # SQLite may just have made the journal
         return before not in (None, _ENDED_WELL, now)
 
     def _open(self) -> sqlite3.Connection:
