@@ -177,14 +177,13 @@ class Mount:
     @property
     def supervisor(self) -> int | None:
         """The process that mounted with supervision and still watches, whether or not its daemon lives."""
-        command = os.fsencode(self.point)
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                if command in (folder / "cmdline").read_bytes().split(b"\0") and _parent(int(folder.name)) == 1:
-                    pid = int(folder.name)
-                    return pid if pid != self.pid else None
+                command = (folder / "cmdline").read_bytes().split(b"\0")
             except (FileNotFoundError, ProcessLookupError):
                 continue
+            if {b"mount", os.fsencode(self.point)} <= set(command) and int(folder.name) != self.pid:
+                return int(folder.name)
         return None
 
     def signal(self, number: int, timeout: float = 30) -> None:
@@ -199,7 +198,7 @@ class Mount:
 
     def end(self) -> None:
         """Whatever the test left: end supervisor and daemon, detach the mount, and let its directory be removed."""
-        if (supervisor := self.supervisor) is not None:
+        while (supervisor := self.supervisor) is not None:
             end_process(supervisor)
         if self.pid is not None:
             self.kill()
@@ -241,10 +240,6 @@ def end_process(pid: int, number: int = signal.SIGKILL, timeout: float = 30) -> 
         assert select.select([handle], [], [], timeout)[0], f"process {pid} has not ended within {timeout} s"
     finally:
         os.close(handle)
-
-
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def dump(value: Any) -> str:
