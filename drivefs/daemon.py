@@ -139,10 +139,14 @@ class _Daemon:
             cache,
             merger,
             prefetch,
+            keeper,
             notifier.notify,
             stats,
             delay=config.upload_delay,
             workers=config.uploads,
+            snapshot_every=config.open_file_snapshot,
+            patience=config.io_timeout,
+            on_full=self._account.refresh,
         )
         self._verbs = Verbs(config, cache, self._account, self._uploader, gate, stats, self._supervisor)
         changes = Changes(
@@ -155,7 +159,16 @@ class _Daemon:
             stats.record_error("it was not on Drive when the cache's database was lost, and was saved under this name", path)
         backpressure = Backpressure(cache, self._uploader.make_room, config.io_timeout)
         names = Namespace(tree, cache, listing, self._uploader, read_only=config.read_only)
-        files = Files(tree, cache, keeper, backpressure, prefetch, self._uploader, read_only=config.read_only)
+        files = Files(
+            tree,
+            cache,
+            keeper,
+            backpressure,
+            prefetch,
+            self._uploader,
+            read_only=config.read_only,
+            fsync_remote=config.fsync_remote,
+        )
         fs = Filesystem(tree, cache, names, files, self._account, uid=os.geteuid(), gid=os.getegid())
         services = [keeper.serve, self._uploader.serve, changes.serve, self._account.serve, self._sign_in.serve, self._mind_list]
         try:

@@ -14,18 +14,20 @@ from typing import Any, Final, Protocol
 
 import trio
 
-from drivefs.base.errors import Interrupted, TimedOut
+from drivefs.base.errors import DriveFSError, Interrupted, TimedOut
 
-__all__ = ["Operation", "Wait", "Waits", "begin", "end", "for_nobody", "waiting"]
+__all__ = ["Operation", "Wait", "Waits", "allow", "begin", "end", "for_nobody", "waiting"]
 
 _WORTH_TELLING: Final = 1.0  # seconds
 
 
 class Operation(Protocol):
-    """A program's call while it is being answered. name: as in ``read``."""
+    """A program's call while it is being answered. name: as in ``read``.  timeout: seconds without progress that it may wait."""
 
     @property
     def name(self) -> str: ...
+
+    timeout: float
 
     @property
     def waits(self) -> Waits:
@@ -44,18 +46,19 @@ class Operation(Protocol):
 class Wait:
     """One operation that waits for ``what`` since ``since`` (trio's time)."""
 
-    __slots__ = ("interrupted", "operation", "scope", "since", "what")
+    __slots__ = ("interrupted", "operation", "scope", "since", "timeout", "what")
 
     def __init__(self, operation: Operation, what: str) -> None:
         self.operation = operation
+        self.timeout = operation.timeout
         self.what = what
         self.since = trio.current_time()
         self.interrupted = False
-        self.scope = trio.CancelScope(deadline=self.since + operation.waits.timeout)
+        self.scope = trio.CancelScope(deadline=self.since + self.timeout)
 
     def moved(self) -> None:
         """What is waited for has come nearer: the time begins anew."""
-        self.scope.deadline = trio.current_time() + self.operation.waits.timeout
+        self.scope.deadline = trio.current_time() + self.timeout
 
     def interrupt(self) -> None:
         self.interrupted = True
@@ -63,7 +66,7 @@ class Wait:
 
 
 class Waits:
-    """Everybody who waits. timeout: seconds without progress after which one gives up."""
+    """Everybody who waits. timeout: seconds without progress after which an operation gives up."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
@@ -109,6 +112,13 @@ def end(token: Token[Operation | None]) -> None:
     _SERVED.reset(token)
 
 
+def allow(seconds: float) -> None:
+    """The operation that this task serves may wait for so long."""
+    operation = _SERVED.get()
+    if operation is not None:
+        operation.timeout = seconds
+
+
 def for_nobody() -> None:
     """This task was begun while an operation was served, and goes on for all who will want what it does."""
     _SERVED.set(None)
@@ -118,8 +128,9 @@ def for_nobody() -> None:
 def waiting(what: str, trouble: Callable[[], Exception | None] = lambda: None) -> Iterator[Callable[[], None]]:
     """The body waits for ``what`` on behalf of the operation that this task serves; call what it yields at each progress.
 
-    Raises Interrupted where the operation's caller is to end. Raises what ``trouble`` gives, or else TimedOut, where nothing
-    has moved for the time that an operation may wait. Without an operation the body waits as long as it likes.
+    Raises Interrupted where the operation's caller is to end, and TimedOut where nothing has moved for the time that it may wait:
+    with text and errno of what ``trouble`` gives, where Drive has said something. Without an operation the body waits as long as
+    it likes.
     """
     operation = _SERVED.get()
     if operation is None:
@@ -136,6 +147,14 @@ def waiting(what: str, trouble: Callable[[], Exception | None] = lambda: None) -
     if wait.scope.cancelled_caught:
         if wait.interrupted:
             raise Interrupted("The program was asked to end while it waited. Run it again.")
-        raise trouble() or TimedOut(
-            f"Drive sent nothing for {waits.timeout:.0f} s ({what}). Check the network connection, then try again."
+        raise _timed_out(wait, trouble())
+
+
+def _timed_out(wait: Wait, trouble: Exception | None) -> TimedOut:
+    if trouble is None:
+        return TimedOut(
+            f"Drive sent nothing for {wait.timeout:.3g} s ({wait.what}). Check the network connection, then try again."
         )
+    error = TimedOut(str(trouble))
+    error.errno = trouble.errno if isinstance(trouble, DriveFSError) else error.errno
+    return error

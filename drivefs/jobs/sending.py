@@ -2,12 +2,14 @@
 
 Every call is safe to repeat, because a kill or a broken connection may come between it and its answer: creates carry an id that
 was written down before, what a change has sent is in doubt until the item itself was seen again, and the checksum of a content is
-written down before its upload, so that a revision which is ours is never taken for a stranger's.
+written down before its upload, so that a revision which is ours is never taken for a stranger's. What is written down for that
+survives a power cut before the call is made (``Keeper.durable``).
 """
 
 from __future__ import annotations
 
-import logging
+import os
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -16,22 +18,25 @@ import trio
 
 from drivefs.base.crashpoints import crash_point
 from drivefs.base.errors import IdInUse, RemoteNotFound, ServerFault, UploadSuperseded
-from drivefs.base.model import FOLDER_MIME, SYMLINK_MIME, Invalidation, ItemPatch, Kind, RemoteItem
+from drivefs.base.model import FOLDER_MIME, SYMLINK_MIME, Invalidation, ItemPatch, Kind, RemoteItem, Revision
 from drivefs.base.stats import Stats
+from drivefs.jobs.conflicts import Conflicts
+from drivefs.jobs.keeping import Keeper
 from drivefs.jobs.prefetch import Prefetch
 from drivefs.jobs.transfer import Sent, Transfer, mime_type_of
 from drivefs.remote.drive import Drive
 from drivefs.store.cache import Cache
 from drivefs.store.content import Content, checksum
+from drivefs.store.copies import private_copy
 from drivefs.store.merging import Merger
 from drivefs.store.outbox import Outbox, Step
 from drivefs.store.tree import Node, Tree
 
 __all__ = ["Sender"]
 
-log = logging.getLogger(__name__)
-
 _ID_BATCH: Final = 100
+# Drive now and then denies what it has just made (404), so one 409 whose item cannot be found is no reason to give an id up.
+_BARREN_ROUNDS: Final = 4
 
 
 class Sender:
@@ -44,6 +49,7 @@ class Sender:
         cache: Cache,
         merger: Merger,
         prefetch: Prefetch,
+        keeper: Keeper,
         outbox: Outbox,
         notify: Callable[[Sequence[Invalidation]], None],
         rescan: Callable[[], None],
@@ -57,10 +63,24 @@ class Sender:
         self._outbox = outbox
         self._notify = notify
         self._rescan = rescan
-        self._stats = stats
+        self._keeper = keeper
+        self._conflicts = Conflicts(drive, tree, cache, outbox, notify, stats)
+        # Of a node that is not wholly on Drive, the newest generation that is.
+        self.sent_generation: dict[int, int] = {}
+        # When a content was last sent, in trio's time; taken away by whoever wants to know.
+        self.sent_at: dict[int, float] = {}
+        # Uploads of large files that were void because their bytes changed meanwhile, in a row.
+        self._void: Counter[int] = Counter()
+        # Creates in a row that Drive refused because the id is in use, while it had no item of that id.
+        self._barren: Counter[str] = Counter()
         self._items: dict[str, trio.Lock] = {}
         self._ids: list[str] = []
         self._ids_lock = trio.Lock()
+
+    def forget(self, inode: int) -> None:
+        """The node is as Drive has it: what its uploads have been through does not matter any more."""
+        self.sent_generation.pop(inode, None)
+        self._void.pop(inode, None)
 
     async def send(self, node: Node, step: Step) -> None:
         """Take ``step`` for ``node``, unless it is not what is due any more when the item is free."""
@@ -110,8 +130,10 @@ class Sender:
         if node.sent:  # the answer to an earlier call is missing: only the item itself can say whether it was applied
             await self._ask(remote_id)
             return
+        patch = self._outbox.patch(node)
+        await self._keeper.durable()
         try:
-            self._answered(await self._drive.update(remote_id, self._outbox.patch(node)))
+            self._answered(await self._drive.update(remote_id, patch))
         except RemoteNotFound:
             await self._explain_404(node, remote_id)
 
@@ -146,6 +168,7 @@ class Sender:
         mime_type = {Kind.FOLDER: FOLDER_MIME, Kind.SYMLINK: SYMLINK_MIME}.get(node.kind) or mime_type_of(node.local_name)
         new = self._outbox.new_item(current, remote_id, mime_type)
         crash_point("id-noted")
+        await self._keeper.durable()
         try:
             if node.kind is Kind.FOLDER:
                 self._apply(await self._drive.create(new))
@@ -155,6 +178,7 @@ class Sender:
                 await self._send_content(current, remote_id, mime_type)
         except IdInUse:
             if not await self._adopt(node.inode, remote_id):
+                self._give_up_id(node.inode, remote_id)
                 raise
         except RemoteNotFound:
             await self._check_parent(node)
@@ -177,6 +201,16 @@ class Sender:
             self._cache.close(content)
         return True
 
+    def _give_up_id(self, inode: int, remote_id: str) -> None:
+        """In use by nothing that we can find, most likely by something deleted for good: after some rounds another is taken."""
+        self._barren[remote_id] += 1
+        if self._barren[remote_id] < _BARREN_ROUNDS:
+            return
+        del self._barren[remote_id]
+        node = self._tree.find(inode)
+        if node is not None and node.remote_id == remote_id and not node.remote_exists:
+            self._tree.update(inode, remote_id=None, sent_md5=None, sent="", session_uri=None, session_generation=None)
+
     async def _own(self, content: Content, item: RemoteItem) -> bool:
         """``item`` is what an upload of ours made whose answer was lost. False: the file was changed since, so send it now."""
         async with content.lock:
@@ -184,12 +218,14 @@ class Sender:
             self._cache.freeze(content)
             generation = self._tree.get(content.inode).generation
         md5 = await trio.to_thread.run_sync(checksum, content.fd, content.size) if content.complete else ""
+        theirs = await self._conflicts.between(content.revision, Sent(item, item.md5 or "")) if content.revision else None
         with self._tree.db.transaction():
             self._apply(item)
             node = self._tree.get(content.inode)
             current = md5 == item.md5 and node.generation == generation and node.content == content.id
             if node.remote_id == item.id:
-                self._cache.mark_uploaded(content, item, item.md5 or "", current=current)
+                self._mark(content, item, item.md5 or "", current=current)
+            self._keep(item, theirs)
         return current or node.remote_id != item.id
 
     async def _check_parent(self, node: Node) -> None:
@@ -225,11 +261,35 @@ class Sender:
                 return
             async with content.lock:  # not in the middle of a write
                 transfer = self._snapshot(content, remote_id, mime_type)
-            sent = await transfer.run()
+            sent = await self._run(transfer, content)
             crash_point("content-answered")
-            self._record(content, sent, current=transfer.current)
+            await self._conclude(content, transfer, sent, head)
         finally:
             self._cache.close(content)
+
+    async def _run(self, transfer: Transfer, content: Content) -> Sent:
+        """A large file that was changed during its last upload is sent from a copy, or it would begin again for ever."""
+        if self._void[content.inode]:
+            transfer.copy = await self._copy(transfer, content)
+        try:
+            sent = await transfer.run()
+        except UploadSuperseded:
+            if transfer.large:
+                self._void[content.inode] += 1
+            raise
+        finally:
+            if transfer.copy is not None:
+                os.close(transfer.copy)
+        self._void.pop(content.inode, None)
+        return sent
+
+    async def _copy(self, transfer: Transfer, content: Content) -> int | None:
+        """What was frozen, unless it changed before it was copied, or there is no room."""
+        copy = await trio.to_thread.run_sync(private_copy, content.fd, transfer.size, self._tree.db.cache_dir)
+        if copy is not None and content.intact < transfer.size:
+            os.close(copy)
+            raise UploadSuperseded("the file changed while it was being copied for its upload")
+        return copy
 
     async def _meet(self, content: Content, head: RemoteItem) -> bool:
         """Drive has another revision than ours began from. Returns whether there is nothing to be sent because of it."""
@@ -240,8 +300,17 @@ class Sender:
             return await self._own(content, head)
         if head.md5 is not None and head.md5 == content.md5:
             return False  # merely the same bytes uploaded anew
-        self._split(node)
+        if await self._holds_the_same(content, head):  # ours, and a power cut took the row that said so; or no difference anyway
+            return await self._own(content, head)
+        node = self._tree.get(content.inode)
+        if node.remote_id == head.id:
+            self._conflicts.split(node)
         return True
+
+    async def _holds_the_same(self, content: Content, head: RemoteItem) -> bool:
+        if head.md5 is None or head.size != content.size or not content.complete:
+            return False
+        return await trio.to_thread.run_sync(checksum, content.fd, content.size) == head.md5
 
     def _snapshot(self, content: Content, remote_id: str, mime_type: str) -> Transfer:
         """The content as it is now, to go to ``remote_id``; UploadSuperseded where that is not what is due any more."""
@@ -256,42 +325,65 @@ class Sender:
             new = self._outbox.new_item(node, remote_id, mime_type)
         else:
             patch = self._outbox.patch(node)
-        return Transfer(self._drive, self._tree, content, new=new, file_id=remote_id, patch=patch, mime_type=mime_type)
+        return Transfer(
+            self._drive, self._tree, content, self._keeper.durable, new=new, file_id=remote_id, patch=patch, mime_type=mime_type
+        )
 
     async def _complete(self, content: Content) -> None:
-        """Holes are filled from the revision they belong to, because Drive takes whole files only."""
+        """Holes are filled from their revision, for Drive takes whole files. What the disk has spoilt is not sent."""
         for hole in content.missing(0, content.base_size):
             await self._prefetch.ensure(content, hole)
+        await self._keeper.check(content, 0, content.size)
 
-    def _record(self, content: Content, sent: Sent, *, current: bool) -> None:
-        """One transaction: what Drive has now, and whether our content is that."""
-        item = sent.item
-        with self._tree.db.transaction():
-            self._answered(item)
-            node = self._tree.find(content.inode)
-            if node is None or node.remote_id != item.id:
-                self._rescan()  # a rename gave the item to another row while we were sending, and that row must go on
-                return
-            matches = item.md5 == sent.md5
-            self._cache.mark_uploaded(content, item, sent.md5, current=current and matches)
+    async def _conclude(self, content: Content, transfer: Transfer, sent: Sent, head: RemoteItem | None) -> None:
+        """Drive has answered. What else became of the item since we looked at ``head`` is asked before anything is recorded.
+
+        So a kill or a broken connection in between leaves the answer in doubt, and the next attempt asks again.
+        """
+        base = None if head is None else head.revision
+        matches = sent.item.md5 == sent.md5
+        if not matches and await self._conflicts.beaten(base, sent):
+            # Nothing is recorded: the next look meets a stranger's content over ours, which is a conflict like any other.
+            raise UploadSuperseded("somebody changed the file on Drive just after our upload")
+        theirs = await self._conflicts.between(base, sent) if base is not None and matches else None
+        current = transfer.current
+        if not self._record(content, transfer, sent, theirs, current=current and matches):
+            return
         if current and not matches:
             raise ServerFault("Drive states another checksum than what was sent; sending again.", status=200)
         if not current:
             raise UploadSuperseded("the file changed while it was being uploaded")
 
-    def _split(self, node: Node) -> None:
-        theirs, copy_name = self._outbox.split_conflict(node)
-        log.warning("%r was changed here and on Drive; ours is kept as %r", self._tree.path(theirs), copy_name)
-        self._stats.record_error(f"changed here and on Drive; ours is kept as {copy_name}", self._tree.path(theirs))
-        parent = theirs.local_parent or 0
-        self._notify(
-            [
-                Invalidation(parent, theirs.shown_name),
-                Invalidation(parent, copy_name),
-                Invalidation(parent),
-                Invalidation(node.inode),
-            ]
-        )
+    def _record(self, content: Content, transfer: Transfer, sent: Sent, theirs: Revision | None, *, current: bool) -> bool:
+        """One transaction: what Drive has now, and whether our content is that. False: the item is another row's by now."""
+        item = sent.item
+        with self._tree.db.transaction():
+            self._answered(item)
+            self._keep(item, theirs)
+            node = self._tree.find(content.inode)
+            if node is None or node.remote_id != item.id:
+                self._rescan()  # a rename gave the item to another row while we were sending, and that row must go on
+                return False
+            self._mark(content, item, sent.md5, current=current)
+        if current:
+            self.sent_generation.pop(content.inode, None)
+        elif item.md5 == sent.md5:
+            self.sent_generation[content.inode] = transfer.generation
+        self.sent_at[content.inode] = trio.current_time()
+        return True
+
+    def _mark(self, content: Content, item: RemoteItem, md5: str, *, current: bool) -> None:
+        self._cache.mark_uploaded(content, item, md5, current=current)
+        node = self._tree.get(content.inode)
+        if node.content_dirty and node.content != content.id:
+            self._cache.rebase(node, item.revision)  # the file was begun anew meanwhile: it succeeds what we have just sent
+
+    def _keep(self, item: RemoteItem, theirs: Revision | None) -> None:
+        """Part of a transaction. theirs: a stranger's content that lies under ours."""
+        node = self._tree.by_remote_id(item.id)
+        if theirs is not None and node is not None:
+            self._conflicts.keep(node, item, theirs)
+            self._rescan()  # the copy is to be sent
 
     # -- what Drive says -------------------------------------------------------------------------------------------
 

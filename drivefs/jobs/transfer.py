@@ -1,8 +1,9 @@
 """One file's content to Drive, by the way its size asks for, and held against Drive's checksum afterwards.
 
-What is sent is a snapshot: the content is frozen when the transfer begins, and any change afterwards gives it a new generation.
-The generation is compared after the bytes were read and before the request that would commit them, so a mixture of two states
-of a file is never committed.
+What is sent is a snapshot: the content is frozen when the transfer begins, and a change afterwards gives it a new generation and
+lowers ``Content.intact``, which is looked at after the bytes were read and before the request that would commit them: what was
+frozen may still be committed where the file was only appended to, and a mixture of two states of it never is. A private copy of
+the frozen bytes may be sent in their place; nobody can change that.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import mimetypes
 import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +32,7 @@ _MULTIPART_LIMIT: Final = 5_000_000
 # A multiple of 256 KiB, as the protocol demands; large, because each chunk costs a round trip.
 _CHUNK: Final = 16 * _MIB
 _INLINE_READ: Final = 256 << 10
+_CHANGED: Final = "the file changed while it was being uploaded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +48,45 @@ def mime_type_of(name: str) -> str:
 
 
 class Transfer:
-    """One upload of ``content`` as the generation it has now. Exactly one of ``new`` and ``file_id`` with ``patch`` is given."""
+    """One upload of ``content`` as the generation it has now, to ``file_id``: as the item ``new``, or over what is there.
+
+    durable: awaited between noting what will be committed and the request that commits it.
+    copy: descriptor of a private copy of the content, which is sent in its place and stays the caller's.
+    """
 
     def __init__(
-        self, drive: Drive, tree: Tree, content: Content, *, new: NewItem | None, file_id: str, patch: ItemPatch, mime_type: str
+        self,
+        drive: Drive,
+        tree: Tree,
+        content: Content,
+        durable: Callable[[], Awaitable[None]],
+        *,
+        new: NewItem | None,
+        file_id: str,
+        patch: ItemPatch,
+        mime_type: str,
     ) -> None:
         self._drive = drive
         self._tree = tree
         self._content = content
+        self._durable = durable
         self._new = new
         self._file_id = file_id
         self._patch = patch
         self._mime_type = mime_type
         self.generation = tree.get(content.inode).generation
-        self._size = content.size
+        self.size = content.size
+        self.copy: int | None = None
 
     async def run(self) -> Sent:
         """Send everything. UploadSuperseded where the file changed meanwhile; then nothing was committed."""
-        if self._size <= _MULTIPART_LIMIT:
-            return await self._send_at_once()
-        return await self._send_in_chunks()
+        self._check_consistent()
+        return await self._send_in_chunks() if self.large else await self._send_at_once()
+
+    @property
+    def large(self) -> bool:
+        """Whether it takes several requests."""
+        return self.size > _MULTIPART_LIMIT
 
     @property
     def current(self) -> bool:
@@ -72,15 +94,28 @@ class Transfer:
         node = self._tree.find(self._content.inode)
         return node is not None and node.generation == self.generation and node.content == self._content.id
 
-    def _check_current(self) -> None:
-        if not self.current:
-            raise UploadSuperseded("the file changed while it was being uploaded")
+    @property
+    def _wanted(self) -> bool:
+        """Whether the item is still to have this file's content; of another generation, perhaps."""
+        node = self._tree.find(self._content.inode)
+        return node is not None and node.remote_id == self._file_id and bool(node.content_dirty) and not node.local_trashed
+
+    @property
+    def _consistent(self) -> bool:
+        """Whether the bytes are one state of the file: those that were frozen are unchanged, whatever was added beyond them."""
+        return self._wanted and (self.copy is not None or self._content.intact >= self.size)
+
+    def _check_consistent(self) -> None:
+        if not self._consistent:
+            raise UploadSuperseded(_CHANGED)
 
     async def _send_at_once(self) -> Sent:
-        data = await self._read(0, self._size)
-        self._check_current()
+        data = await self._read(0, self.size)
+        self._check_consistent()
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        self._remember(md5)
+        await self._remember(md5)
+        if not self._wanted:
+            raise UploadSuperseded(_CHANGED)
         if self._new is not None:
             item = await self._drive.create_with_content(self._new, data)
         else:
@@ -88,15 +123,17 @@ class Transfer:
         return Sent(item, md5)
 
     async def _send_in_chunks(self) -> Sent:
-        digest = _Digest(self._content.fd)
+        digest = _Digest(self._fd)
         progress: UploadSession | RemoteItem = await self._resume() or await self._open()
         while isinstance(progress, UploadSession):
-            data = await self._read(progress.offset, min(progress.offset + _CHUNK, self._size))
+            data = await self._read(progress.offset, min(progress.offset + _CHUNK, self.size))
             await digest.add(progress.offset, data)
-            if not self.current:
+            if not self._consistent:
                 await self._abandon(progress)
-            if progress.offset + len(data) == self._size:
-                self._remember(digest.hexdigest())
+            if progress.offset + len(data) == self.size:
+                await self._remember(digest.hexdigest())
+                if not self._wanted:  # what was changed meanwhile comes after ``data``, but the item may be another's by now
+                    await self._abandon(progress)
             progress = await self._send(progress, data)
             crash_point("chunk-answered")
         self._forget_session()
@@ -105,20 +142,21 @@ class Transfer:
     async def _final_md5(self, digest: _Digest) -> str:
         """Of a session that an earlier run had completed, nothing was hashed yet; empty where the file has changed since."""
         try:
-            await digest.catch_up(self._size)
+            await digest.catch_up(self.size)
         except UploadSuperseded:
             return ""
         return digest.hexdigest()
 
-    def _remember(self, md5: str) -> None:
+    async def _remember(self, md5: str) -> None:
         """Written down before the commit: should its answer be lost, this revision is known to be ours and no stranger's."""
         self._tree.update(self._content.inode, sent_md5=md5)
         crash_point("checksum-noted")
+        await self._durable()
 
     async def _send(self, session: UploadSession, data: bytes) -> UploadSession | RemoteItem:
         """One chunk; where its answer was lost, the server is asked what it has."""
         try:
-            return await self._drive.send_chunk(session, data, self._size)
+            return await self._drive.send_chunk(session, data, self.size)
         except SessionGone:
             self._forget_session()
             raise
@@ -130,7 +168,7 @@ class Transfer:
     async def _resume(self) -> UploadSession | RemoteItem | None:
         """The session of an earlier attempt, where there is one that carries just this generation."""
         node = self._tree.get(self._content.inode)
-        if node.session_uri is None or node.session_generation != self.generation:
+        if node.session_uri is None or node.session_generation != self.generation or self.copy is not None:
             return None
         try:
             return await self._probe(UploadSession(node.session_uri, 0))
@@ -139,18 +177,21 @@ class Transfer:
 
     async def _probe(self, session: UploadSession) -> UploadSession | RemoteItem:
         try:
-            return await self._drive.probe_upload(session, self._size)
+            return await self._drive.probe_upload(session, self.size)
         except SessionGone:
             self._forget_session()
             raise
 
     async def _open(self) -> UploadSession:
         target, patch = (None, None) if self._new is not None else (self._file_id, self._patch)
-        session = await self._drive.open_upload(self._new, target, patch, self._size, self._mime_type)
+        session = await self._drive.open_upload(self._new, target, patch, self.size, self._mime_type)
         crash_point("session-opened")
-        self._check_current()
-        self._tree.update(self._content.inode, session_uri=session.uri, session_generation=self.generation)
-        crash_point("session-noted")
+        self._check_consistent()
+        if (
+            self.current and self.copy is None
+        ):  # a later attempt sends the file, which is no longer what this session was opened for
+            self._tree.update(self._content.inode, session_uri=session.uri, session_generation=self.generation)
+            crash_point("session-noted")
         return session
 
     async def _abandon(self, session: UploadSession) -> None:
@@ -159,15 +200,19 @@ class Transfer:
             await self._drive.cancel_upload(session)
         except RemoteError:
             pass  # the server drops an unfinished session by itself after a week
-        self._check_current()
+        raise UploadSuperseded(_CHANGED)
 
     def _forget_session(self) -> None:
         self._tree.update(self._content.inode, session_uri=None, session_generation=None)
 
     async def _read(self, start: int, end: int) -> bytes:
         if end - start <= _INLINE_READ:
-            return _pread(self._content.fd, start, end)
-        return await trio.to_thread.run_sync(_pread, self._content.fd, start, end)
+            return _pread(self._fd, start, end)
+        return await trio.to_thread.run_sync(_pread, self._fd, start, end)
+
+    @property
+    def _fd(self) -> int:
+        return self._content.fd if self.copy is None else self.copy
 
 
 class _Digest:

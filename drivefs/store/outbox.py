@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from drivefs.base.model import ItemPatch, NewItem
+from drivefs.base.model import ItemPatch, Kind, NewItem
 from drivefs.store.merging import properties_of
 from drivefs.store.names import legal_name, unique_name
-from drivefs.store.tree import Node, Tree
+from drivefs.store.tree import MY_DRIVE_INODE, Node, Tree
 
 __all__ = ["Outbox", "Step", "Unsent"]
 
@@ -26,15 +26,25 @@ class Step(Enum):
     UPDATE_METADATA = "update metadata"
     TRASH = "trash"
 
+    @property
+    def carries_content(self) -> bool:
+        return self in (Step.CREATE, Step.UPDATE_CONTENT)
+
 
 @dataclass(frozen=True, slots=True)
 class Unsent:
-    """Something of the user's that Drive does not have. path is relative to the mountpoint; size in bytes, age in seconds."""
+    """Something of the user's that Drive does not have. path is relative to the mountpoint; size in bytes, age in seconds.
+
+    deletion: Drive still has what the user has deleted.
+    """
 
     path: str
     size: int
     age_s: float
     reason: str
+    inode: int
+    kind: Kind
+    deletion: bool = False
 
 
 class Outbox:
@@ -118,6 +128,15 @@ class Outbox:
         self._tree.update(node.inode, sent=",".join(sorted(sent)))
         return ItemPatch(**fields)
 
+    def size_of(self, node: Node) -> int:
+        """Bytes that are to be sent of it."""
+        return node.size if node.content_dirty and not node.local_trashed else 0
+
+    def unsent(self, node: Node, reason: str) -> Unsent:
+        age = 0.0 if node.local_trashed else max(0.0, time.time() - node.mtime_ns / 1e9)
+        path, deletion = self._tree.path(node), bool(node.local_trashed)
+        return Unsent(path, self.size_of(node), age, reason, node.inode, node.kind, deletion)
+
     def answered(self, remote_id: str) -> None:
         """Drive has stated the item after everything we sent of it; to be called with the statement merged.
 
@@ -147,10 +166,7 @@ class Outbox:
         """
         tree = self._tree
         parent = node.local_parent or 0
-        stem, extension = os.path.splitext(node.shown_name)
-        day = time.strftime("%Y-%m-%d %H.%M.%S", time.localtime())
-        wanted = legal_name(f"{stem} (conflict {os.uname().nodename} {day}){extension}", node.kind, node.mime_type)
-        copy_name = unique_name(wanted, lambda name: tree.child(parent, name) is not None)
+        copy_name = self._copy_name(node, parent)
         taken_over = (
             "kind, remote_id, mime_type, created_ms, can_edit, shortcut_target, remote_exists, remote_parent, "
             "remote_name, remote_mtime_ms, remote_mode, remote_trashed, remote_size, remote_md5, remote_revision, remote_version"
@@ -183,6 +199,20 @@ class Outbox:
             theirs = tree.db.insert("node", row)
             tree.touch_folder(parent)
         return tree.get(theirs), copy_name
+
+    def new_copy(self, node: Node, modified_ms: int) -> Node:
+        """A new file beside ``node``, for another content that somebody has made of it. Its content is the caller's to give."""
+        parent = self._tree.find(node.local_parent or 0)
+        folder = MY_DRIVE_INODE if parent is None or parent.local_trashed else parent.inode
+        copy = self._tree.create(folder, self._copy_name(node, folder), node.kind, node.mode)
+        self._tree.update(copy.inode, local_mtime_ms=modified_ms, mtime_ns=modified_ms * 10**6)
+        return self._tree.get(copy.inode)
+
+    def _copy_name(self, node: Node, parent: int) -> str:
+        stem, extension = os.path.splitext(node.shown_name)
+        day = time.strftime("%Y-%m-%d %H.%M.%S", time.localtime())
+        wanted = legal_name(f"{stem} (conflict {os.uname().nodename} {day}){extension}", node.kind, node.mime_type)
+        return unique_name(wanted, lambda name: self._tree.child(parent, name) is not None)
 
     def _parent_id(self, node: Node) -> str:
         parent = self._tree.get(node.local_parent or 0)

@@ -67,6 +67,7 @@ class Files:
         uploader: Uploader,
         *,
         read_only: bool,
+        fsync_remote: bool = False,
     ) -> None:
         self._tree = tree
         self._cache = cache
@@ -75,6 +76,7 @@ class Files:
         self._prefetch = prefetch
         self._uploader = uploader
         self._read_only = read_only
+        self._fsync_remote = fsync_remote
         self._handles: dict[int, _Handle] = {}
         self._numbers = count(1)
         # Handles by inode and content: two contents of one inode after a change on Drive while the older one is still open.
@@ -292,10 +294,12 @@ class Files:
         self._cache.save_times(self._handle(number).content)
 
     async def fsync(self, number: int) -> None:
-        """What was written survives a power cut from now on."""
+        """What was written survives a power cut from now on; with ``fsync_remote`` Drive has it, or what keeps it is raised."""
         content = self._handle(number).content
         self._cache.save_times(content)
         await self._keeper.sync(content)
+        if self._fsync_remote:
+            await self._uploader.commit(content.inode)
 
     async def sync_names(self) -> None:
         """fsync(2) of a directory: which names there are survives a power cut from now on."""

@@ -52,7 +52,14 @@ class World:
     """The parts, and the calls that programs make, by path below My Drive (``a/b``)."""
 
     def __init__(
-        self, directory: Path, fake: FakeDrive, *, delay: float = 2.0, workers: int = 4, cache_limit: int = 1 << 30
+        self,
+        directory: Path,
+        fake: FakeDrive,
+        *,
+        delay: float = 2.0,
+        workers: int = 4,
+        cache_limit: int = 1 << 30,
+        snapshot_every: float = 0.0,
     ) -> None:
         self.directory = directory
         self.fake = fake
@@ -67,21 +74,24 @@ class World:
         self.account = AccountInfo(drive, self.tree, self.stats)
         self.listing = Listing(drive, self.tree, self.merger, self._notify)
         self.prefetch = Prefetch(drive, self.tree, self.cache, self.stats, 4)
+        self.keeper = Keeper(self.db, self.cache, self.stats)
         self.uploader = Uploader(
             drive,
             self.tree,
             self.cache,
             self.merger,
             self.prefetch,
+            self.keeper,
             self._notify,
             self.stats,
             delay=delay,
             workers=workers,
+            snapshot_every=snapshot_every,
+            on_full=self.account.refresh,
         )
         self.changes = Changes(drive, self.tree, self.merger, self._notify, self.uploader.rescan, self.stats, 10.0)
         self.names = Namespace(self.tree, self.cache, self.listing, self.uploader, read_only=False)
         self.backpressure = Backpressure(self.cache, self.uploader.make_room, 20.0)
-        self.keeper = Keeper(self.db, self.cache, self.stats)
         self.files = Files(self.tree, self.cache, self.keeper, self.backpressure, self.prefetch, self.uploader, read_only=False)
         self.fs = Filesystem(self.tree, self.cache, self.names, self.files, self.account, uid=0, gid=0)
 
@@ -199,7 +209,7 @@ class World:
         await trio.sleep(seconds)
 
     async def drain(self, timeout: float = 3600.0) -> None:
-        unsent = await self.uploader.drain(timeout)
+        unsent = await self.uploader.drain(timeout, until_empty=True)
         assert not unsent, unsent
 
 
@@ -212,9 +222,10 @@ async def open_world(
     workers: int = 4,
     poll: bool = False,
     cache_limit: int = 1 << 30,
+    snapshot_every: float = 0.0,
 ) -> AsyncIterator[World]:
     """A running world, signed in. poll: read the changes feed every ten seconds; otherwise the test calls ``changes.poll``."""
-    world = World(directory, fake, delay=delay, workers=workers, cache_limit=cache_limit)
+    world = World(directory, fake, delay=delay, workers=workers, cache_limit=cache_limit, snapshot_every=snapshot_every)
     try:
         if world.tree.account is None:
             await world.account.sign_in(10)
