@@ -37,8 +37,9 @@ from pyfuse3 import (
 )
 
 from drivefs.base.crashpoints import crash_point
-from drivefs.base.errors import DriveFSError, RemoteError
+from drivefs.base.errors import DriveFSError, RemoteError, TimedOut
 from drivefs.base.model import Kind
+from drivefs.base.ranges import Range
 from drivefs.base.stats import Stats
 from drivefs.fuse_mount import Notifier, mount, release, tune
 from drivefs.interrupts import process_is_to_end, thread_is_to_end, watch
@@ -58,6 +59,10 @@ _TIMEOUT: Final = 300.0
 # How many requests may wait at a time: many, so that reads that wait for the network never keep a stat waiting.
 _MAX_TASKS: Final = 2000
 
+# The part of its time that a read in advance may wait.
+_IN_ADVANCE: Final = 0.25
+# Bytes. What a program waits for, the kernel asks for by single pages.
+_PAGE: Final = 4096
 # The requests whose first argument is a file's handle, a directory's handle, and those about a name in a directory.
 _OF_FILES: Final = frozenset({"read", "write", "flush", "fsync", "release"})
 _OF_DIRECTORIES: Final = frozenset({"readdir", "fsyncdir", "releasedir"})
@@ -73,7 +78,7 @@ def _guarded(handler: Handler) -> Handler:
 
     @functools.wraps(handler)
     async def guard(self: Door, *arguments: Any) -> Any:
-        operation = _Operation(name, self, arguments)
+        operation = _Operation(name, self, arguments, self.waits.timeout)
         token = patience.begin(operation)
         try:
             crash_point("request")
@@ -112,13 +117,36 @@ def _text(name: bytes) -> str:
 
 
 class _Opened:
-    """An open file or directory. opener: the thread that opened it, for what is asked of a handle comes without a caller."""
+    """An open file or directory. opener: the thread that opened it, for what is asked of a handle comes without a caller.
 
-    __slots__ = ("inode", "opener")
+    Whatever the kernel reads in advance and does not get, it asks for again when a program needs it. So a read in advance is
+    given up after a quarter of the time, which makes room for other files in the kernel's queue, and whoever really waits has
+    the rest.  bounced: those reads, with their time.
+    """
 
-    def __init__(self, inode: int, opener: int) -> None:
+    __slots__ = ("bounced", "inode", "opener", "paged")
+
+    def __init__(self, inode: int, opener: int, *, paged: bool = False) -> None:
         self.inode = inode
         self.opener = opener
+        self.paged = paged
+        self.bounced: list[tuple[Range, float]] = []
+
+    def patience(self, offset: int, size: int, timeout: float) -> float:
+        """Of ``timeout`` seconds the part that a read may take."""
+        if self.bounced:
+            now = trio.current_time()
+            self.bounced = [(read, when) for read, when in self.bounced if now - when < timeout]
+            if any(read.start <= offset < read.end for read, _ in self.bounced):
+                return timeout * (1 - _IN_ADVANCE)
+        return timeout * _IN_ADVANCE if self.paged and size > _PAGE else timeout
+
+    def bounce(self, offset: int, size: int, patience: float, timeout: float) -> bool:
+        """A read that had ``patience`` seconds timed out: whether it was one in advance."""
+        in_advance = patience == timeout * _IN_ADVANCE
+        if in_advance:
+            self.bounced.append((Range(offset, offset + size), trio.current_time()))
+        return in_advance
 
 
 class _Directory(_Opened):
@@ -138,6 +166,7 @@ class _Operation:
     name: str
     door: Door
     arguments: tuple[Any, ...]
+    timeout: float
 
     @property
     def waits(self) -> Waits:
@@ -334,14 +363,22 @@ class Door(pyfuse3.Operations):
         return self._opened(await self._fs.files.open(inode, flags), inode, ctx)
 
     def _opened(self, handle: int, inode: int, ctx: RequestContext) -> FileInfo:
-        self._files[handle] = _Opened(inode, ctx.pid)
         pages = self._fs.files.page_cache(handle)
+        self._files[handle] = _Opened(inode, ctx.pid, paged=pages is not PageCache.BYPASS)
         return FileInfo(fh=FileHandleT(handle), keep_cache=pages is PageCache.KEEP, direct_io=pages is PageCache.BYPASS)
 
     @_guarded
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        data = await self._fs.files.read(fh, off, size)
-        self._fs.note_success(self._files[fh].inode)
+        opened, timeout = self._files[fh], self.waits.timeout
+        part = opened.patience(off, size, timeout)
+        patience.allow(part)
+        try:
+            data = await self._fs.files.read(fh, off, size)
+        except TimedOut:
+            if opened.bounce(off, size, part, timeout):
+                raise FUSEError(errno.ETIMEDOUT) from None
+            raise
+        self._fs.note_success(opened.inode)
         return data
 
     @_guarded

@@ -6,9 +6,11 @@ import errno
 import logging
 import os
 import queue
+import subprocess
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import pyfuse3
 from pyfuse3 import FileNameT, InodeT
@@ -19,6 +21,11 @@ from drivefs.base.model import Invalidation
 __all__ = ["Notifier", "mount", "release", "tune"]
 
 log = logging.getLogger(__name__)
+
+_CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
+# Reads under way at a time, and from how many on the kernel reads ahead less.
+_LIMITS: Final = {"max_background": 1000, "congestion_threshold": 750}
+_TUNING_TIME: Final = 5.0  # seconds
 
 
 class Notifier:
@@ -75,15 +82,39 @@ def release() -> None:
 
 
 def tune(mountpoint: Path) -> None:
-    """Let the kernel read ahead further and queue more where it allows that; our own read-ahead does not depend on it."""
+    """Let the kernel read ahead further, and keep more reads under way, where it allows that. Blocks for a moment.
+
+    By default it sends us 12 reads ahead at a time (fuse.rst, "max_background"); were those all of files that Drive does not
+    give, every other file would have to wait for them.
+    """
     device = os.stat(mountpoint).st_dev
-    name = f"{os.major(device)}:{os.minor(device)}"
-    wishes = {
-        f"/sys/class/bdi/{name}/read_ahead_kb": "1024",
-        f"/sys/fs/fuse/connections/{os.minor(device)}/max_background": "64",
-    }
-    for path, value in wishes.items():
-        try:
-            Path(path).write_text(value)
-        except OSError as error:
-            log.debug("%s stays as it is: %s", path, error)
+    _write(Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"), 1024)
+    connection = _CONNECTIONS / str(os.minor(device))
+    if not connection.exists():
+        _tune_unseen(connection)
+        return
+    for name, value in _LIMITS.items():
+        _write(connection / name, value)
+
+
+def _write(path: Path, value: int) -> None:
+    try:
+        path.write_text(str(value))
+    except OSError as error:
+        log.debug("%s stays as it is: %s", path, error)
+
+
+def _tune_unseen(connection: Path) -> None:
+    """As in containers, the kernel's controls are mounted nowhere: root may, where only this command sees it."""
+    if os.geteuid() != 0:
+        return
+    writes = " && ".join(f'echo {value} > "$1/{name}"' for name, value in _LIMITS.items())
+    script = f"mount -t fusectl fusectl {_CONNECTIONS} && {writes}"
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", os.fspath(connection)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TUNING_TIME, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.debug("the kernel's limits stay as they are: %s", error)
+        return
+    if done.returncode:
+        log.debug("the kernel's limits stay as they are: %s", done.stderr.strip())
