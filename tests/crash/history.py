@@ -204,12 +204,17 @@ class History:
 
     def _explain(self, path: str, md5: str | None, taken: set[Thing]) -> tuple[Thing | None, list[list[int]] | None]:
         for thing in reversed(self._things):
-            if thing in taken:
-                continue
-            for place, made_from in thing.since_floor(emptied=self._durably):
+            for place, made_from in [] if thing in taken else self._right(thing):
                 if place == path and md5 == (None if made_from is None else digest(made_from)):
                     return thing, made_from
         return None, None
+
+    def _right(self, thing: Thing) -> list[tuple[str | None, list[list[int]] | None]]:
+        """Where it may be, with which content. After a power cut its name may be newer than its bytes, or older."""
+        states = list(thing.since_floor(emptied=self._durably))
+        if not self._durably:
+            return states
+        return [(place, made_from) for place, _ in states for _, made_from in states]
 
     def _left_over(self, path: str, md5: str | None) -> State | None:
         """A temporary file whose renaming the power cut undid: empty, or what was to be saved."""
