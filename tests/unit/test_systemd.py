@@ -64,15 +64,23 @@ def test_stopping_leaves_time_to_drain() -> None:
 
 
 def test_what_a_restart_cannot_mend_is_not_restarted() -> None:
-    """Exactly the exit codes that only a person can mend end the service."""
+    """Exactly the exit codes that only a person can mend, or that somebody meant, end the service."""
     codes = {int(word) for word in read_unit()["Service"]["RestartPreventExitStatus"].split()}
     assert codes == {
         ExitCode.USAGE,
+        ExitCode.NOT_ON_DRIVE,
         ExitCode.SIGN_IN_REFUSED,
         ExitCode.NO_FUSE,
         ExitCode.MOUNTPOINT,
         ExitCode.CACHE_IN_USE,
     }
+
+
+def test_a_crash_is_mended_within_5_seconds() -> None:
+    """systemd starts the daemon again after a second; starting takes less than one."""
+    service = read_unit()["Service"]
+    assert (service["Restart"], service["RestartSec"]) == ("on-failure", "1")
+    assert read_unit()["Unit"]["StartLimitIntervalSec"] == "0"
 
 
 def test_no_mount_namespace() -> None:
@@ -82,9 +90,10 @@ def test_no_mount_namespace() -> None:
     assert MOUNT_NAMESPACE.search("ProtectSystem=strict")
 
 
-def test_only_a_dead_mount_is_detached(tmp_path: Path) -> None:
-    """The clean-up after a stop leaves a mountpoint alone that answers, and calls fusermount3 on one that does not."""
-    command = read_unit()["Service"]["ExecStopPost"]
+@pytest.mark.parametrize("setting", ["ExecStartPre", "ExecStopPost"])
+def test_only_a_dead_mount_is_detached(tmp_path: Path, setting: str) -> None:
+    """The clean-up before a start and after a stop calls fusermount3 on a mountpoint that does not answer, and on no other."""
+    command = read_unit()["Service"][setting]
     script = re.fullmatch(r"-/bin/sh -c '(.*)' sh %f", command)
     assert script is not None
     (tmp_path / "fusermount3").write_text('#!/bin/sh\necho "$@" >> "$(dirname "$0")/called"\n')

@@ -31,6 +31,12 @@ def run(config: Config, on_ready: Callable[[int], None], supervisor: int | None 
         "read_only": config.read_only,
         "poll_interval": config.poll_interval,
         "upload_delay": config.upload_delay,
+        "cache_size": config.cache_size,
+        "min_free": config.min_free,
+        "fsync_remote": config.fsync_remote,
+        "open_file_snapshot": config.open_file_snapshot,
+        "io_timeout": config.io_timeout,
+        "drain_timeout": config.drain_timeout,
     }
     (config.cache_dir / "seen.json").write_text(json.dumps(seen))
     trio.run(_main, config, on_ready, supervisor)

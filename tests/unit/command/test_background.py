@@ -189,3 +189,18 @@ def test_the_log_is_put_aside_once_and_nothing_is_lost(home: Path) -> None:
     assert (home / "daemon.log.1").read_text() == lines[2] + lines[3]
     assert log.read_text() == lines[4] + "from C"
     assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_two_processes_that_write_one_log_lose_nothing(home: Path) -> None:
+    """Where the other has put the file aside, one goes on in the fresh one, and never puts that aside over the old one."""
+    code = (
+        "import os, sys; from pathlib import Path; from drivefs.background import LogStream\n"
+        "log = Path(sys.argv[1]); os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)\n"
+        "stream = LogStream(log, limit=100); stream.write('before\\n')\n"
+        "os.rename(log, f'{log}.1'); stream.write('after\\n'); log.unlink(); stream.write('anew\\n')\n"
+    )
+    log = home / "daemon.log"
+    root = Path(background.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code, str(log)], cwd=root, check=True)
+    assert (home / "daemon.log.1").read_text() == "before\n"
+    assert log.read_text() == "anew\n"

@@ -73,6 +73,38 @@ def test_from_mount_to_unmount(home: Path, drivefs: Drivefs) -> None:
     assert client.running() == []
 
 
+def test_what_the_last_session_left_is_mentioned(home: Path, drivefs: Drivefs) -> None:
+    """The daemon says with its ready how much it found unsent; the command passes it on."""
+    mounted = drivefs("mount", "left", **ACCOUNT)
+    assert (mounted.returncode, mounted.stdout) == (0, "Mounted at left\n")
+    assert mounted.stderr == "drivefs: 3 changes of the last session still to be sent; sending now. See: drivefs status\n"
+
+
+def test_the_flags_reach_the_daemon(home: Path, drivefs: Drivefs) -> None:
+    """Sizes in powers of 1024, durations in seconds, and what fsync waits for."""
+    sizes = ("--cache-size", "20G", "--min-free", "1.5M")
+    times = ("--open-file-snapshot", "0", "--io-timeout", "7", "--drain-timeout", "0")
+    assert drivefs("mount", "d", "--fsync", "remote", *sizes, *times, **ACCOUNT).returncode == 0
+    told = seen(home)
+    assert (told["cache_size"], told["min_free"], told["fsync_remote"]) == (20 << 30, 3 << 19, True)
+    assert (told["open_file_snapshot"], told["io_timeout"], told["drain_timeout"]) == (0, 7, 0)
+
+
+@pytest.mark.parametrize("flag", [(), ("--no-supervise",)])
+def test_a_mount_is_supervised_unless_it_is_not_to_be(home: Path, drivefs: Drivefs, flag: tuple[str, ...]) -> None:
+    """The daemon's parent is its supervisor, which knows the token but has it neither in its arguments nor its environment."""
+    drivefs("mount", "d", *flag, **ACCOUNT)
+    state = Client(home / "d").status()
+    assert state["supervised"] is (None if flag else True)
+    (parent,) = [line for line in Path(f"/proc/{state['pid']}/status").read_text().splitlines() if line.startswith("PPid:")]
+    pid = int(parent.split()[1])
+    if not flag:
+        assert b"mount\0d" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert b"tok-secret" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert drivefs("unmount", "d").returncode == 0
+    assert flag or not Path(f"/proc/{pid}").exists() or "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+
+
 def test_what_is_not_on_drive_is_listed(home: Path, drivefs: Drivefs) -> None:
     """flush and unmount give exit code 3 and name each file, harmlessly; unmount says that the mount stays; it does."""
     drivefs("mount", "unsent", **ACCOUNT)
@@ -84,7 +116,9 @@ def test_what_is_not_on_drive_is_listed(home: Path, drivefs: Drivefs) -> None:
     assert unmounted.returncode == 3
     assert unmounted.stderr.splitlines()[0] == line
     assert "'unsent' stays mounted, nothing is lost" in unmounted.stderr
-    state = drivefs("status").stdout
+    asked = drivefs("status")
+    assert asked.returncode == 3
+    state = asked.stdout
     assert state.splitlines()[0] == "safe to power off: no (1 file, 1.5 KiB, oldest 1 min 15 s)"
     assert "\x1b" not in state
 
@@ -188,10 +222,19 @@ def test_version(runner: CliRunner) -> None:
         (["mount", "d", "--poll-interval", "nan"], 2, "is not a duration"),
         (["mount", "d", "--upload-delay", "-1"], 2, "is not a duration"),
         (["mount", "d", "--upload-delay", "soon"], 2, "is not a number of seconds"),
+        (["mount", "d", "--cache-size", "1G2", "--embedded"], 2, "'1G2' is not a size, such as 500M or 20G"),
+        (["mount", "d", "--cache-size", "1M", "--embedded"], 2, "--cache-size must be at least 16M"),
+        (["mount", "d", "--cache-size", "-20G", "--embedded"], 2, "is not a size"),
+        (["mount", "d", "--min-free", "inf", "--embedded"], 2, "is not a size"),
+        (["mount", "d", "--fsync", "never", "--embedded"], 2, "'never' is not one of 'local', 'remote'"),
+        (["mount", "d", "--open-file-snapshot", "-1"], 2, "is not a duration"),
+        (["mount", "d", "--io-timeout", "0", "--embedded"], 2, "--io-timeout must be more than 0 seconds"),
+        (["mount", "d", "--drain-timeout", "inf", "--embedded"], 2, "is not a duration"),
         (["mount"], 2, "Missing argument 'MOUNTPOINT'"),
         (["mount", "no/such/d", "--embedded"], 7, "drivefs: Mountpoint must be in a directory that exists\n"),
         (["mount", "/proc", "--embedded"], 7, "'/proc' is already a mountpoint (of type proc)"),
         (["unmount", "d"], 10, "drivefs: 'd' is not mounted by drivefs."),
+        (["unmount", "d", "--release"], 10, "drivefs: 'd' is not mounted by drivefs."),
         (["unmount", "/proc"], 10, "drivefs: '/proc' is not mounted by drivefs."),
         (["flush"], 10, "Nothing is mounted by drivefs. Mount first: drivefs mount MOUNTPOINT"),
         (["flush", "x"], 10, "'x' is not in a mount of drivefs"),

@@ -66,3 +66,44 @@ def test_progress_says_what_is_known() -> None:
     """Bytes are shown where the daemon tells them."""
     assert progress_text({"pending_files": 3}) == "to be sent: 3 files"
     assert progress_text({"pending_files": 3, "pending_bytes": 1536}) == "to be sent: 3 files (1.5 KiB)"
+
+
+def test_a_mount_that_is_no_more_is_not_safe() -> None:
+    """What its last session left, or that nobody knows; why nothing mounts it again; and what to do."""
+    gone: dict[str, Any] = {
+        "mountpoint": "/content/drive",
+        "mounted": False,
+        "cache_dir": "/c",
+        "gave_up": None,
+        "pending_files": 1,
+        "pending_bytes": 2048,
+        "oldest_pending_age_s": 3,
+        "pending": [{"path": "/p", "size": 2048, "age_s": 3, "reason": "being sent"}],
+    }
+    lines = status_text(gone).splitlines()
+    assert lines[0] == "safe to power off: no (not mounted: 1 file, 2.0 KiB of the last session only in the cache '/c')"
+    assert lines[-1] == "Mount it again, and what is left is sent."
+    crashed = status_text({**gone, "pending_files": None, "pending": [], "gave_up": "Five times."}).splitlines()
+    assert crashed[0].startswith("safe to power off: no (not mounted: its daemon crashed")
+    assert "Five times." in crashed
+
+
+def test_how_long_it_takes_is_said_where_it_is_known() -> None:
+    """An estimate follows the figures; none is made up."""
+    busy = {**QUIET, "pending_files": 1, "pending_bytes": 1, "oldest_pending_age_s": 1}
+    assert status_text({**busy, "estimated_seconds": 75}).splitlines()[0].endswith("oldest 1 s, about 1 min 15 s to go)")
+    assert status_text({**busy, "estimated_seconds": None}).splitlines()[0].endswith("oldest 1 s)")
+
+
+def test_what_a_person_should_know_of_the_mount_is_told() -> None:
+    """No supervisor, no sign-in, programs that wait; and nothing of it where all is well."""
+    waiting = [{"operation": "read", "path": "/a\nb", "seconds": n, "what": "a listing"} for n in (2, 75)]
+    text = status_text({**QUIET, "supervised": False, "offline": "no route", "waiting": waiting, "cache_limit": 1 << 30})
+    assert "not supervised: after a crash it has to be mounted again by hand" in text
+    assert "not signed in yet: no route" in text
+    assert text.index("read '/a\\nb' for 1 min 15 s: a listing") < text.index("read '/a\\nb' for 2 s: a listing")
+    assert "cache: 0 B of 1.0 GiB" in text
+    calm = status_text({**QUIET, "supervised": True, "offline": None, "waiting": []})
+    assert "supervised" not in calm
+    assert "signed in" not in calm
+    assert "waiting" not in calm
