@@ -7,19 +7,19 @@ answered in time is reported as silent.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from drivefs_agent.host import Mount
+from drivefs_agent.patience import Patience
 
-__all__ = ["Disk", "Space", "measure", "read_disks"]
+__all__ = ["Disk", "DiskReader", "Space", "measure"]
 
 _DISK_TIMEOUT: Final = 1.0
 
@@ -86,36 +86,28 @@ def measure(mount: Mount) -> Space | None:
     return Space(*sizes) if sizes else None
 
 
-def read_disks(
-    mounts: Iterable[Mount],
-    ask: Callable[[Mount], Space | None] = measure,
-    timeout: float = _DISK_TIMEOUT,
-) -> tuple[Disk, ...]:
-    """Sizes of all ``mounts``. Each is asked in a thread of its own, because a dead server behind a network or FUSE mount
-    never answers; what has not answered within ``timeout`` seconds, for all together, is reported so.
-
-    A device mounted in several places appears once, at its shortest path.
+class DiskReader:
+    """Sizes of mounts, again and again. Each is asked in a thread of its own, because a dead server behind a network or FUSE
+    mount never answers; what has not answered within ``timeout`` seconds, for all together, is reported so.
     """
-    answers: dict[str, Space | OSError | None] = {}
 
-    def put(mount: Mount) -> None:
+    def __init__(self, ask: Callable[[Mount], Space | None] = measure, timeout: float = _DISK_TIMEOUT) -> None:
+        self._ask = ask
+        self._patience: Patience[Space | OSError | None] = Patience(timeout)
+
+    def read(self, mounts: Iterable[Mount]) -> tuple[Disk, ...]:
+        """A device mounted in several places appears once, at its shortest path."""
+        mounts = list(mounts)
+        answers = self._patience.ask({mount.mountpoint: functools.partial(self._answer, mount) for mount in mounts})
+        silent = TimeoutError(f"no answer within {self._patience.timeout:g} s; its server or daemon may be gone")
+        disks = (_disk(mount, answers.get(mount.mountpoint, silent)) for mount in mounts)
+        return tuple(_once_a_device(disk for disk in disks if disk))
+
+    def _answer(self, mount: Mount) -> Space | OSError | None:
         try:
-            answers[mount.mountpoint] = ask(mount)
+            return self._ask(mount)
         except OSError as error:
-            answers[mount.mountpoint] = error
-
-    mounts = list(mounts)
-    # Daemon threads: one that never returns must not keep the interpreter from ending.
-    threads = [threading.Thread(target=put, args=(mount,), daemon=True) for mount in mounts]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + timeout
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    answered = dict(answers)  # a late thread may still write to the other
-    silent = TimeoutError(f"no answer within {timeout:g} s; its server or daemon may be gone")
-    disks = (_disk(mount, answered.get(mount.mountpoint, silent)) for mount in mounts)
-    return tuple(_once_a_device(disk for disk in disks if disk))
+            return error
 
 
 def _disk(mount: Mount, answer: Space | OSError | None) -> Disk | None:

@@ -6,12 +6,13 @@ The file system itself is not touched, so a stuck mount cannot hold us. Works wi
 from __future__ import annotations
 
 import importlib
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["DriveMount", "read_drive_mounts"]
+from drivefs_agent.patience import Patience
+
+__all__ = ["DriveMount", "DriveReader"]
 
 _TIMEOUT: Final = 1.0
 
@@ -41,21 +42,21 @@ def _all_statuses() -> list[dict[str, Any]]:
         raise ValueError(str(error)) from error
 
 
-def read_drive_mounts(
-    ask: Callable[[], list[dict[str, Any]]] = _all_statuses, timeout: float = _TIMEOUT
-) -> tuple[tuple[DriveMount, ...], str | None]:
-    """The mounts, and why they are not known, or None. Never takes longer than ``timeout`` seconds."""
-    answer: list[tuple[DriveMount, ...] | str] = []
-    thread = threading.Thread(
-        target=lambda: answer.append(_ask(ask)), daemon=True
-    )  # it must not keep the interpreter from ending
-    thread.start()
-    thread.join(timeout)
-    found = answer[0] if answer else f"no answer within {timeout:g} s; a drivefs daemon may be stuck: look into its log"
-    return ((), found) if isinstance(found, str) else (found, None)
+class DriveReader:
+    """The mounts, again and again, each time within ``timeout`` seconds."""
+
+    def __init__(self, ask: Callable[[], list[dict[str, Any]]] = _all_statuses, timeout: float = _TIMEOUT) -> None:
+        self._ask = ask
+        self._patience: Patience[tuple[DriveMount, ...] | str] = Patience(timeout)
+
+    def read(self) -> tuple[tuple[DriveMount, ...], str | None]:
+        """The mounts, and why they are not known, or None."""
+        silent = f"no answer within {self._patience.timeout:g} s; a drivefs daemon may be stuck: look into its log"
+        found = self._patience.ask({"": lambda: _answer(self._ask)}).get("", silent)
+        return ((), found) if isinstance(found, str) else (found, None)
 
 
-def _ask(ask: Callable[[], list[dict[str, Any]]]) -> tuple[DriveMount, ...] | str:
+def _answer(ask: Callable[[], list[dict[str, Any]]]) -> tuple[DriveMount, ...] | str:
     try:
         return tuple(_mount(status) for status in ask())
     except KeyError as error:

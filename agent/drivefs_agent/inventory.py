@@ -17,8 +17,8 @@ from typing import Any, Final, Generic, TypeVar
 
 from drivefs_agent import cgroup, host, procs
 from drivefs_agent.accelerators import Accelerator, read_accelerators
-from drivefs_agent.disks import Disk, read_disks
-from drivefs_agent.drive import DriveMount, read_drive_mounts
+from drivefs_agent.disks import Disk, DiskReader
+from drivefs_agent.drive import DriveMount, DriveReader
 from drivefs_agent.gpu import GpuReport
 from drivefs_agent.metadata import Instance
 from drivefs_agent.nvml import Nvml
@@ -135,9 +135,10 @@ class Sampler:
         self._place = _Kept(lambda: read_place(root), forever, clock)
         self._cpu = _Kept(lambda: host.read_cpu(root), forever, clock)
         self._python = _Kept(lambda: read_python(root), forever, clock)
-        self._disks = _Kept(lambda: read_disks(host.read_mounts(root)), _SLOW, clock)
+        disks = DiskReader()
+        self._disks = _Kept(lambda: disks.read(host.read_mounts(root)), _SLOW, clock)
         self._kernels = _Kept(lambda: procs.read_kernels(root), _SLOW, clock)
-        self._drive = _Kept(read_drive_mounts, _DRIVE, clock)
+        self._drive = _Kept(DriveReader().read, _DRIVE, clock)
         self._accelerators = {
             seen: _Kept(functools.partial(read_accelerators, root, nvidia=not seen), _SLOW, clock) for seen in (True, False)
         }

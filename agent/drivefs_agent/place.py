@@ -15,7 +15,7 @@ from typing import Final
 
 from drivefs_agent.procfs import read
 
-__all__ = ["Place", "read_place"]
+__all__ = ["CLOUD_VARIABLES", "CONTAINER_VARIABLES", "Place", "read_place"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ _CLOUDS: Final = (
     ("7783-7084-3265-9085-8269-3286-77", "azure"),
 )  # fmt: skip
 # Variables that a provider sets in every container or notebook it starts.
-_CLOUD_VARIABLES: Final = (
+CLOUD_VARIABLES: Final = (
     ("COLAB_RELEASE_TAG", "colab"), ("KAGGLE_KERNEL_RUN_TYPE", "kaggle"), ("RUNPOD_POD_ID", "runpod"),
     ("VAST_CONTAINERLABEL", "vast.ai"), ("PAPERSPACE_NOTEBOOK_REPO_ID", "paperspace"), ("LIGHTNING_CLOUD_SPACE_ID", "lightning"),
     ("MODAL_TASK_ID", "modal"), ("SAGEMAKER_INTERNAL_IMAGE_URI", "aws"), ("CODESPACES", "codespaces"),
 )  # fmt: skip
-_CONTAINER_VARIABLES: Final = (
+CONTAINER_VARIABLES: Final = (
     ("KUBERNETES_SERVICE_HOST", "kubernetes"), ("SINGULARITY_CONTAINER", "singularity"), ("APPTAINER_CONTAINER", "apptainer"),
     ("FLATPAK_ID", "flatpak"),
 )  # fmt: skip
@@ -73,8 +73,8 @@ def read_place(root: Path = Path("/"), environment: Mapping[str, str] = os.envir
         "container": next(_container(root, environment), None),
         "cloud": next(_cloud(root, environment), None),
     }
-    answers = {name: answer for name, (answer, _) in ((n, f) for n, f in found.items() if f is not None)}
-    evidence = {name: proof for name, (_, proof) in ((n, f) for n, f in found.items() if f is not None)}
+    answers = {name: pair[0] for name, pair in found.items() if pair is not None}
+    evidence = {name: pair[1] for name, pair in found.items() if pair is not None}
     return Place(**answers, product=_product(root), evidence=evidence)
 
 
@@ -87,6 +87,8 @@ def _dmi(root: Path) -> Iterator[tuple[str, str]]:
 def _product(root: Path) -> str | None:
     directory = root / "sys/class/dmi/id"
     vendor, name = read(directory / "sys_vendor"), read(directory / "product_name")
+    if vendor and name and name.lower().startswith(vendor.lower()):
+        return name
     return " ".join(part for part in (vendor, name) if part) or read(root / "sys/firmware/devicetree/base/model")
 
 
@@ -94,19 +96,25 @@ def _virtualization(root: Path) -> Iterator[tuple[str, str]]:
     kernel = (read(root / "proc/sys/kernel/osrelease") or "").lower()
     if "microsoft" in kernel and ("wsl" in kernel or (root / "run/WSL").exists() or "microsoft-standard" in kernel):
         yield "wsl", "/proc/sys/kernel/osrelease"
-    described = dict(_dmi(root))
-    both = " ".join(described.get(f"/sys/class/dmi/id/{name}", "") for name in ("sys_vendor", "product_name")).lower()
-    for path, text in (("/sys/class/dmi/id/product_name", both), *described.items()):
-        for mark, machine in _MACHINES:
-            # Amazon's and Google's bare metal says the same vendor, but its processor is under no hypervisor.
-            if mark in text.lower() and _has_hypervisor(root) is not False:
-                yield machine, path
+    yield from _by_firmware(root)
     if kind := read(root / "sys/hypervisor/type"):
         yield kind, "/sys/hypervisor/type"
     if compatible := read(root / "sys/firmware/devicetree/base/hypervisor/compatible"):
         yield compatible.split("\0")[0].removeprefix("linux,"), "/sys/firmware/devicetree/base/hypervisor/compatible"
     if _has_hypervisor(root):
         yield "vm", "/proc/cpuinfo"
+
+
+def _by_firmware(root: Path) -> Iterator[tuple[str, str]]:
+    """Amazon's and Google's bare metal has the same vendor as their virtual machines, but no hypervisor beneath it."""
+    product = read(root / "sys/class/dmi/id/product_name") or ""
+    if product.endswith(".metal") or _has_hypervisor(root) is False:
+        return
+    vendor = read(root / "sys/class/dmi/id/sys_vendor") or ""
+    for path, text in (("/sys/class/dmi/id", f"{vendor} {product}"), *_dmi(root)):
+        for mark, machine in _MACHINES:
+            if mark in text.lower():
+                yield machine, path
 
 
 def _has_hypervisor(root: Path) -> bool | None:
@@ -116,7 +124,7 @@ def _has_hypervisor(root: Path) -> bool | None:
 
 
 def _container(root: Path, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    for variable, kind in _CONTAINER_VARIABLES:
+    for variable, kind in CONTAINER_VARIABLES:
         if environment.get(variable):
             yield kind, f"${variable}"
     for path, kind in (("run/.containerenv", "podman"), (".dockerenv", "docker")):
@@ -135,7 +143,7 @@ def _container(root: Path, environment: Mapping[str, str]) -> Iterator[tuple[str
 
 
 def _cloud(root: Path, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    for variable, cloud in _CLOUD_VARIABLES:
+    for variable, cloud in CLOUD_VARIABLES:
         if environment.get(variable):
             yield cloud, f"${variable}"
     for path, text in _dmi(root):

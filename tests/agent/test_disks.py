@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from drivefs_agent import disks
-from drivefs_agent.disks import Space
+from drivefs_agent.disks import DiskReader, Space
 from drivefs_agent.host import Mount
 
 
@@ -36,7 +36,7 @@ def test_a_hung_mount_neither_blocks_nor_hides_the_others(release: threading.Eve
 
     mounts = [Mount("/", "/dev/sda1", "ext4"), Mount("/hung", "server:/export", "nfs4")]
     begun = time.monotonic()
-    root, hung = disks.read_disks(mounts, ask, timeout=0.2)
+    root, hung = DiskReader(ask, timeout=0.2).read(mounts)
     assert 0.2 <= time.monotonic() - begun < 2
     assert (root.kind, hung.kind) == ("local", "network")
     assert (root.total, root.used, root.available, root.error) == (100, 59, 40, None)
@@ -52,10 +52,35 @@ def test_many_hung_mounts_cost_one_timeout(release: threading.Event) -> None:
         return Space(1, 1, 1)
 
     begun = time.monotonic()
-    found = disks.read_disks([Mount(f"/m{i}", "srv", "nfs") for i in range(8)], ask, timeout=0.2)
+    found = DiskReader(ask, timeout=0.2).read([Mount(f"/m{i}", "srv", "nfs") for i in range(8)])
     assert time.monotonic() - begun < 1
     assert all(disk.error for disk in found)
     assert len(found) == 8
+
+
+def test_a_mount_that_owes_an_answer_is_not_asked_again(release: threading.Event) -> None:
+    """Looking at a hung mount for hours leaves one thread behind, not one a look, and costs the timeout once; when it comes
+    back it is measured again.
+    """
+    asked: list[str] = []
+
+    def ask(mount: Mount) -> Space:
+        asked.append(mount.mountpoint)
+        release.wait()
+        return Space(9, 5, 5)
+
+    reader = DiskReader(ask, timeout=0.2)
+    mounts = [Mount("/hung", "srv", "nfs4")]
+    assert reader.read(mounts)[0].error
+    begun = time.monotonic()
+    assert all(reader.read(mounts)[0].error for _ in range(5))
+    assert time.monotonic() - begun < 0.2
+    assert asked == ["/hung"]
+    release.set()
+    deadline = time.monotonic() + 10
+    while (disk := reader.read(mounts)[0]).error and time.monotonic() < deadline:
+        pass
+    assert (disk.total, asked) == (9, ["/hung", "/hung"])
 
 
 def test_a_dead_fuse_mount_shows_the_kernels_word() -> None:
@@ -64,14 +89,14 @@ def test_a_dead_fuse_mount_shows_the_kernels_word() -> None:
     def ask(mount: Mount) -> Space:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 
-    (disk,) = disks.read_disks([Mount("/content/drive", "drivefs", "fuse.drive")], ask)
+    (disk,) = DiskReader(ask).read([Mount("/content/drive", "drivefs", "fuse.drive")])
     assert disk.error == "Transport endpoint is not connected"
 
 
 def test_bind_mounts_of_one_device_appear_once() -> None:
     """The same device in several places is one disk, shown at the shortest path; file systems without size are none."""
     mounts = [Mount("/var/lib/x", "/dev/sda1", "ext4"), Mount("/", "/dev/sda1", "ext4"), Mount("/sys/x", "none", "odd")]
-    found = disks.read_disks(mounts, lambda mount: Space(0 if mount.source == "none" else 9, 1, 1))
+    found = DiskReader(lambda mount: Space(0 if mount.source == "none" else 9, 1, 1)).read(mounts)
     assert [disk.mountpoint for disk in found] == ["/"]
 
 
@@ -79,7 +104,7 @@ def test_a_single_mounted_file_is_no_disk(tmp_path: Path) -> None:
     """Containers bind single files (/etc/hosts); the real probe leaves them out and asks directories."""
     (tmp_path / "hosts").touch()
     mounts = [Mount(str(tmp_path / "hosts"), "/dev/a", "ext4"), Mount(str(tmp_path), "/dev/b", "ext4")]
-    (disk,) = disks.read_disks(mounts)
+    (disk,) = DiskReader().read(mounts)
     truth = os.statvfs(tmp_path)
     assert (disk.mountpoint, disk.total) == (str(tmp_path), truth.f_blocks * truth.f_frsize)
 

@@ -13,7 +13,7 @@ import pytest
 
 from drivefs_agent import nvml
 from drivefs_agent.as_json import to_json
-from drivefs_agent.gpu import Gpu, GpuProcess, GpuReport
+from drivefs_agent.gpu import Fault, Gpu, GpuProcess, GpuReport
 from drivefs_agent.text import render
 from tests.agent.boxes import make_specs, write
 from tests.agent.fake_driver import GIB, FakeDriver, install
@@ -277,10 +277,14 @@ def test_a_driver_that_fails_is_tried_again_ever_more_seldom(monkeypatch: pytest
     """A live view asks a missing driver again after 1, 2, 4, ... seconds, and sees the cards once it is loaded."""
     driver = install(monkeypatch, FakeDriver(errors={"nvmlInitWithFlags": pynvml.NVML_ERROR_DRIVER_NOT_LOADED}))
     now = 0.0
-    attempts = []
-    monkeypatch.setattr(
-        nvml.Nvml, "_initialise", lambda self, inner=nvml.Nvml._initialise: (attempts.append(now), inner(self))[1]
-    )
+    attempts: list[float] = []
+    initialise = nvml.Nvml._initialise
+
+    def counted(self: nvml.Nvml) -> Fault | None:
+        attempts.append(now)
+        return initialise(self)
+
+    monkeypatch.setattr(nvml.Nvml, "_initialise", counted)
     with nvml.Nvml(clock=lambda: now) as looks:
         for _ in range(20):
             assert looks.report().error is not None
