@@ -191,7 +191,7 @@ class _Daemon:
 
     def _credential(self, transport: Transport) -> Credential:
         if self._config.credentials is not None:
-            return GoogleCredential.from_file(self._config.credentials, transport)
+            return GoogleCredential.from_file(self._config.credentials, transport, self._config.api_root)
         if self._config.access_token is None:
             raise UsageError("No account is configured. Give --credentials, or DRIVEFS_ACCESS_TOKEN, or --embedded.")
         return StaticToken(self._config.access_token)

@@ -60,6 +60,9 @@ class Gate:
     def identity(self) -> str:
         return self._credential.identity()
 
+    def belongs_to(self, account: str) -> None:
+        self._credential.belongs_to(account)
+
     async def _passed(self) -> None:
         if self._open.is_set():
             return

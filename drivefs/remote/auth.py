@@ -7,33 +7,32 @@ Source: https://developers.google.com/identity/protocols/oauth2
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shlex
-import stat
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta, timezone
+import logging
+import math
+from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
 
 import google.auth.exceptions
 import google.auth.transport
 import trio
-from google.oauth2 import credentials as user_credentials
-from google.oauth2 import service_account
 
+from drivefs.base.config import GOOGLE_API_ROOT
 from drivefs.base.errors import RemoteError, RemoteUnreachable, SignInRefused, UsageError
+from drivefs.remote import keyfile
 from drivefs.remote.http import Response, Transport
+from drivefs.remote.keyfile import SCOPE
 
 __all__ = ["SCOPE", "Credential", "GoogleCredential", "StaticToken"]
 
-SCOPE: Final = "https://www.googleapis.com/auth/drive"
-_GOOGLE_TOKEN_URI: Final = "https://oauth2.googleapis.com/token"
-_TOKEN_TIMEOUT: Final = 30.0  # seconds
-_LEAST_LIFE: Final = timedelta(seconds=30)
-_MAX_KEY_FILE: Final = 64 * 1024
+log = logging.getLogger(__name__)
+
+_TOKEN_TIMEOUT: Final = 10.0  # seconds
+_LEAST_LIFE: Final = 30.0
+# Seconds for which a refusal of the sign-in is believed without asking again, or looking at the file again.
+_REFUSED_FOR: Final = 3.0
 
 
 class Credential(Protocol):
@@ -52,6 +51,10 @@ class Credential(Protocol):
 
     def identity(self) -> str:
         """A stable name of the account without any secret in it, to keep the caches of accounts apart."""
+        ...
+
+    def belongs_to(self, account: str) -> None:
+        """Drive has said whose it is (a permission id): a sign-in that takes its place must be of the same account."""
         ...
 
 
@@ -78,6 +81,9 @@ class StaticToken:
     def identity(self) -> str:
         """One name for all static tokens: they change every hour, so the server's address tells accounts apart, not they."""
         return "token"
+
+    def belongs_to(self, account: str) -> None:
+        """Nothing ever takes its place."""
 
 
 class _Answer(google.auth.transport.Response):
@@ -125,122 +131,39 @@ class _Requester(google.auth.transport.Request):
             raise google.auth.exceptions.TransportError(error) from error  # type: ignore[no-untyped-call]
 
 
-def _read_private(path: Path) -> bytes:
-    """A key file's content. Whoever can read it can act as the user, so one that others can read is refused."""
-    try:
-        # O_NONBLOCK: a FIFO in the file's place must not hang us.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise UsageError(f"There is no credentials file {str(path)!r}. Check the path given to --credentials.") from None
-    except OSError as error:
-        raise UsageError(
-            f"The credentials file {str(path)!r} cannot be read: {error.strerror}. Check its owner and mode."
-        ) from None
-    try:
-        _check_private(path, os.fstat(descriptor))
-        return os.read(descriptor, _MAX_KEY_FILE)
-    finally:
-        os.close(descriptor)
-
-
-def _check_private(path: Path, status: os.stat_result) -> None:
-    name = repr(str(path))
-    if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{name} is not a file. Give --credentials a service-account key or authorized-user file.")
-    if status.st_mode & 0o077:
-        raise UsageError(
-            f"The credentials file {name} can be read or changed by other users. Run: chmod 600 {shlex.quote(str(path))}"
-        )
-    if status.st_uid not in (0, os.geteuid()):
-        raise UsageError(f"The credentials file {name} belongs to another user. Make a copy of your own and use that.")
-    if status.st_size > _MAX_KEY_FILE:
-        raise UsageError(f"{name} is too large for a credentials file. Download the key again.")
-
-
-def _parse(path: Path, data: bytes) -> dict[str, Any]:
-    try:
-        info = json.loads(data)
-    except ValueError:
-        raise UsageError(f"The credentials file {str(path)!r} is not JSON. Download the key again.") from None
-    kind = info.get("type") if isinstance(info, dict) else None
-    if kind in ("service_account", "authorized_user"):
-        assert isinstance(info, dict)
-        return info
-    if isinstance(info, dict) and ("installed" in info or "web" in info):
-        raise UsageError(
-            f"{str(path)!r} names an OAuth client, not a sign-in. Give a service-account key, or the file that"
-            " `gcloud auth application-default login` writes."
-        )
-    raise UsageError(
-        f"{str(path)!r} is neither a service-account key nor an authorized-user file (its type is {kind!r})."
-        " Create a key in the Google Cloud console, or run `gcloud auth application-default login`."
-    )
-
-
-def _token_uri(path: Path, info: Mapping[str, Any]) -> str:
-    """The file's token address; the secret goes there, so it must be https unless it stays on this machine."""
-    uri = info.get("token_uri", _GOOGLE_TOKEN_URI)
-    parts = urlsplit(uri) if isinstance(uri, str) else None
-    local = parts is not None and parts.hostname in ("127.0.0.1", "::1", "localhost")
-    if parts is None or not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
-        raise UsageError(f"The token_uri in {str(path)!r} is not an https address. Download the key again.")
-    assert isinstance(uri, str)
-    return uri
-
-
-def _service_account(path: Path, info: dict[str, Any]) -> tuple[Any, str]:
-    try:
-        made = service_account.Credentials.from_service_account_info(  # type: ignore[no-untyped-call]
-            {**info, "token_uri": _token_uri(path, info)}, scopes=[SCOPE]
-        )
-    except (ValueError, KeyError, TypeError, google.auth.exceptions.GoogleAuthError):
-        # The library's text may quote the key.
-        raise UsageError(f"The service-account key {str(path)!r} is incomplete or damaged. Download the key again.") from None
-    return made, str(info["client_email"])
-
-
-def _authorized_user(path: Path, info: dict[str, Any]) -> tuple[Any, str]:
-    missing = [name for name in ("client_id", "client_secret", "refresh_token") if not isinstance(info.get(name), str)]
-    if missing:
-        raise UsageError(
-            f"The authorized-user file {str(path)!r} lacks {', '.join(missing)}. Sign in again to have it written anew."
-        )
-    # Not from_authorized_user_info: it replaces the file's token_uri by Google's. No scopes are sent: a refresh grant keeps those
-    # of the sign-in.
-    made = user_credentials.Credentials(  # type: ignore[no-untyped-call]
-        None,
-        refresh_token=info["refresh_token"],
-        token_uri=_token_uri(path, info),
-        client_id=info["client_id"],
-        client_secret=info["client_secret"],
-        quota_project_id=info.get("quota_project_id"),
-    )
-    digest = hashlib.sha256(f"{info['client_id']}\0{info['refresh_token']}".encode()).hexdigest()
-    account = info.get("account")
-    return made, account if isinstance(account, str) and account else f"user-{digest[:16]}"
-
-
 class GoogleCredential:
-    """A service-account key or an authorized-user file, exchanged for access tokens as needed."""
+    """A service-account key or an authorized-user file, exchanged for access tokens as needed.
 
-    def __init__(self, credentials: Any, identity: str, transport: Transport) -> None:
+    Where the sign-in is refused, the file is looked at again: one that was replaced, by signing in anew, is taken if it is of the
+    same account, so that the mount goes on without a restart. Lifetimes are measured by the monotonic clock.
+    """
+
+    def __init__(self, path: Path, transport: Transport, api_root: str) -> None:
         """Use ``from_file``."""
-        self._credentials = credentials
-        self._identity = identity
+        self._path = path
+        self._seen = keyfile.signature(path)
+        self._credentials, self._identity = keyfile.load(path)
+        self._transport = transport
         self._requester = _Requester(transport)
+        self._about = f"{api_root}/drive/v3/about?fields=user(permissionId)"
+        self._account: str | None = None
+        self._good_until = 0.0  # trio's time
+        # Why the file that lies there now is not the one in use.
+        self._flaw = ""
+        self._refusal: SignInRefused | None = None
+        self._ask_again = 0.0
         self._lock = trio.Lock()  # one exchange at a time; whoever waited finds the new token
 
     @classmethod
-    def from_file(cls, path: Path, transport: Transport) -> GoogleCredential:
+    def from_file(cls, path: Path, transport: Transport, api_root: str = GOOGLE_API_ROOT) -> GoogleCredential:
         """Read a key file (a small, blocking read). Raises UsageError with the next step; contacts nobody."""
-        info = _parse(path, _read_private(path))
-        make: Callable[[Path, dict[str, Any]], tuple[Any, str]] = (
-            _service_account if info["type"] == "service_account" else _authorized_user
-        )
-        return cls(*make(path, info), transport)
+        return cls(path, transport, api_root)
 
     def identity(self) -> str:
         return self._identity
+
+    def belongs_to(self, account: str) -> None:
+        self._account = account
 
     async def headers(self) -> dict[str, str]:
         if not self._fresh():
@@ -251,13 +174,11 @@ class GoogleCredential:
 
     def _fresh(self) -> bool:
         """Half a minute of life left. google.auth would ask for four, and so exchange a short-lived token for every call."""
-        expiry: datetime | None = self._credentials.expiry  # naive, in UTC
-        now = datetime.now(timezone.utc).replace(tzinfo=None)
-        return self._credentials.token is not None and (expiry is None or now + _LEAST_LIFE < expiry)
+        return self._credentials.token is not None and trio.current_time() + _LEAST_LIFE < self._good_until
 
     async def refresh(self, stale: str) -> None:
         async with self._lock:
-            if self._signed().get("authorization") == stale:
+            if self._credentials.token is None or self._signed().get("authorization") == stale:
                 await self._exchange()
 
     def _signed(self) -> dict[str, str]:
@@ -266,6 +187,58 @@ class GoogleCredential:
         return headers
 
     async def _exchange(self) -> None:
+        """Get a token, by the file that has taken the place of the known one where there is a good one."""
+        if self._refusal is not None and trio.current_time() < self._ask_again:
+            raise self._refusal
+        try:
+            if not await self._take_replacement():
+                await self._obtain()
+        except SignInRefused as error:
+            text = (
+                f"{error} The credentials that were put in their place are no good either: {self._flaw}" if self._flaw else error
+            )
+            self._refusal = SignInRefused(str(text), status=401, reason=error.reason)
+            self._ask_again = trio.current_time() + _REFUSED_FOR
+            self._good_until = 0.0
+            raise self._refusal from None
+        self._refusal = None
+
+    async def _take_replacement(self) -> bool:
+        """Whether another file lies there and its sign-in is good; one that is not is looked at once."""
+        seen = await trio.to_thread.run_sync(keyfile.signature, self._path)
+        if seen in (self._seen, ()):
+            return False
+        former = self._credentials
+        try:
+            self._credentials, _ = await trio.to_thread.run_sync(keyfile.load, self._path)
+            await self._obtain()
+            await self._check_account()
+        except (UsageError, SignInRefused) as error:
+            self._credentials, self._seen, self._flaw = former, seen, str(error)
+            log.warning("the new credentials file is not used: %s", error)
+            return False
+        except BaseException:
+            self._credentials = former
+            raise
+        self._seen, self._flaw = seen, ""
+        log.info("signed in anew: the credentials file was replaced")
+        return True
+
+    async def _check_account(self) -> None:
+        """What is cached and unsent is one account's: SignInRefused where the new sign-in is another's."""
+        if self._account is None:
+            return
+        answer = await self._transport.request("GET", self._about, self._signed(), timeout=_TOKEN_TIMEOUT)
+        try:
+            account = json.loads(answer.body)["user"]["permissionId"]
+        except (ValueError, KeyError, TypeError):
+            raise RemoteUnreachable(f"Drive did not say whose the new sign-in is (HTTP {answer.status}).") from None
+        if account != self._account:
+            raise SignInRefused(
+                "They are of another account. Sign in with the account whose Drive is mounted, or mount the other one elsewhere."
+            )
+
+    async def _obtain(self) -> None:
         try:
             await trio.to_thread.run_sync(self._credentials.refresh, self._requester)
         except google.auth.exceptions.TransportError as error:
@@ -280,6 +253,14 @@ class GoogleCredential:
                 status=401,
                 reason=_refusal(error),
             ) from None
+        self._good_until = trio.current_time() + _life(self._credentials.expiry)
+
+
+def _life(expiry: datetime | None) -> float:
+    """Seconds from now, right after the exchange, to ``expiry`` (naive, in UTC): both by the same clock, however wrong it is."""
+    if expiry is None:
+        return math.inf
+    return (expiry - datetime.now(timezone.utc).replace(tzinfo=None)).total_seconds()
 
 
 _NO_TOKEN_SERVER: Final = "The token server has trouble of its own. Try again in a moment."

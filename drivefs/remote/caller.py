@@ -124,6 +124,10 @@ class Caller:
         self._rng = rng
         self._turns = {lane: trio.Lock() for lane in Lane}  # whoever waits for units waits in order of arrival
 
+    def belongs_to(self, account: str) -> None:
+        """Drive has said whose sign-in it is."""
+        self._credential.belongs_to(account)
+
     async def call(self, call: Call, persistence: Persistence, parse: Callable[[Response], T]) -> T:
         """Make ``call``, again where allowed, and return what ``parse`` makes of the answer; where it raises, the try has failed.
 

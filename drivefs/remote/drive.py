@@ -102,6 +102,8 @@ class Drive:
             account = Account(user.get("emailAddress", ""), user.get("permissionId", ""), root["id"])
         except KeyError:
             raise not_json("files.get") from None
+        if account.permission_id:
+            self._caller.belongs_to(account.permission_id)
         return account, _parse_quota(data)
 
     async def quota(self) -> StorageQuota:

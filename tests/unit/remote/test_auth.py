@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -67,6 +70,21 @@ def authorized_user(token_uri: str, **changed: Any) -> dict[str, Any]:
 
 def granted(server: Script, token: str, seconds: int = 3599) -> Any:
     return server.json({"access_token": token, "expires_in": seconds, "token_type": "Bearer", "scope": SCOPE})
+
+
+def later(seconds: float) -> Callable[[], float]:
+    """trio's clock, so much later."""
+    now = trio.current_time
+    return lambda: now() + seconds
+
+
+def jumped_datetime(by: timedelta) -> type[datetime]:
+    class Jumped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + by
+
+    return Jumped
 
 
 async def test_a_service_account_signs_for_its_token(
@@ -154,6 +172,95 @@ async def test_a_revoked_sign_in_is_said_so(transport: Transport, server: Script
         await credential.headers()
     assert "1//0refresh" not in str(caught.value)
     assert caught.value.exit_code is ExitCode.SIGN_IN_REFUSED
+
+
+def refused(server: Script) -> Any:
+    return server.json({"error": "invalid_grant"}, 400)
+
+
+def owner(server: Script, permission_id: str) -> Any:
+    return server.json({"user": {"permissionId": permission_id}})
+
+
+async def revoked(transport: Transport, server: Script, write: Write) -> GoogleCredential:
+    """A sign-in that worked, of account p1, and was then refused."""
+    server.will(granted(server, "tok1"), refused(server))
+    credential = GoogleCredential.from_file(write(authorized_user(f"{server.url}/token")), transport, server.url)
+    await credential.headers()
+    credential.belongs_to("p1")
+    with pytest.raises(SignInRefused, match="invalid_grant"):
+        await credential.refresh("Bearer tok1")
+    return credential
+
+
+async def test_a_refusal_is_believed_for_a_moment(transport: Transport, server: Script, write: Write) -> None:
+    """Twenty calls right after it fail at once, with the same words, and ask nobody."""
+    credential = await revoked(transport, server, write)
+    before = len(server.seen)
+    for _ in range(20):
+        with pytest.raises(SignInRefused, match="invalid_grant"):
+            await credential.headers()
+    assert len(server.seen) == before
+
+
+async def test_signing_in_anew_is_noticed(
+    transport: Transport, server: Script, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is replaced by one of the same account: the next call after a few seconds has a token again."""
+    credential = await revoked(transport, server, write)
+    monkeypatch.setattr("drivefs.remote.auth.trio.current_time", later(10.0))
+    write(authorized_user(f"{server.url}/token", refresh_token="1//0newer"))
+    server.will(granted(server, "tok2"), owner(server, "p1"))
+    assert await credential.headers() == {"authorization": "Bearer tok2"}
+    assert parse_qs(server.seen[-2].body.decode())["refresh_token"] == ["1//0newer"]
+    assert server.seen[-1].headers["authorization"] == "Bearer tok2"
+    await credential.headers()
+    assert server.unused == 0
+
+
+async def test_another_account_s_sign_in_is_not_taken(
+    transport: Transport, server: Script, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is cached and unsent belongs to one account: the refusal stands, and says so."""
+    credential = await revoked(transport, server, write)
+    monkeypatch.setattr("drivefs.remote.auth.trio.current_time", later(10.0))
+    write(authorized_user(f"{server.url}/token", refresh_token="1//0stranger"))
+    server.will(granted(server, "tok2"), owner(server, "p2"), refused(server))
+    with pytest.raises(SignInRefused, match="of another account"):
+        await credential.headers()
+    assert parse_qs(server.seen[-1].body.decode())["refresh_token"] == ["1//0refresh"]
+
+
+async def test_a_damaged_file_does_not_end_a_good_sign_in(transport: Transport, server: Script, write: Write) -> None:
+    """The file was replaced by nonsense while the sign-in still works: it goes on working."""
+    server.will(granted(server, "tok1"), granted(server, "tok2"))
+    credential = GoogleCredential.from_file(write(authorized_user(f"{server.url}/token")), transport, server.url)
+    await credential.headers()
+    write("{")
+    await credential.refresh("Bearer tok1")
+    assert await credential.headers() == {"authorization": "Bearer tok2"}
+
+
+@pytest.mark.parametrize("days", [-2, 2])
+async def test_a_clock_that_jumps_changes_nothing(
+    transport: Transport, server: Script, write: Write, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """Two days forth or back: the token in use stays in use, and one that is got now lives as long as any."""
+    server.will(granted(server, "tok1"), granted(server, "tok2"))
+    credential = GoogleCredential.from_file(write(authorized_user(f"{server.url}/token")), transport, server.url)
+    await credential.headers()
+    jumped = jumped_datetime(timedelta(days=days))
+    monkeypatch.setattr("drivefs.remote.auth.datetime", jumped)
+    monkeypatch.setattr("google.auth._helpers.datetime", SimpleNamespace(datetime=jumped, timedelta=timedelta, timezone=timezone))
+    monkeypatch.setattr(time, "time", lambda real=time.time: real() + days * 86400.0)
+    assert await credential.headers() == {"authorization": "Bearer tok1"}
+    await credential.refresh("Bearer tok1")
+    for _ in range(3):
+        assert await credential.headers() == {"authorization": "Bearer tok2"}
+    assert len(server.seen) == 2
+    monkeypatch.setattr("drivefs.remote.auth.trio.current_time", later(3599.0))
+    server.will(granted(server, "tok3"))
+    assert await credential.headers() == {"authorization": "Bearer tok3"}
 
 
 async def test_a_token_server_out_of_reach_is_no_refusal(transport: Transport, server: Script, write: Write) -> None:

@@ -64,6 +64,9 @@ class Renewing:
     def identity(self) -> str:
         return "renewing"
 
+    def belongs_to(self, account: str) -> None:
+        """Nothing ever takes its place."""
+
 
 def make(transport: Transport, credential: Credential | None = None, root: str = GOOGLE) -> Caller:
     pacer = Pacer(trio.current_time)
