@@ -110,7 +110,7 @@ def mounted() -> Iterator[tuple[Mount, Path]]:
     try:
         yield mount, home
     finally:
-        mount.command("unmount", str(mount.point))
+        mount.command("unmount", "--release", str(mount.point))
         shutil.rmtree(home)
 
 

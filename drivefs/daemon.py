@@ -16,7 +16,6 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from functools import partial
 from typing import Any, Final
 
@@ -50,7 +49,7 @@ from drivefs.store.db import Database
 from drivefs.store.merging import Merger
 from drivefs.store.outbox import Unsent
 from drivefs.store.tree import Tree
-from drivefs.verbs import Verbs
+from drivefs.verbs import Verbs, stated
 from drivefs.vfs.files import Files
 from drivefs.vfs.filesystem import Filesystem
 from drivefs.vfs.namespace import Namespace
@@ -277,14 +276,20 @@ class _Daemon:
                 await self._drain(self._config.drain_timeout)
                 if not ended.is_set():
                     await self._detach(lazily=True)
-                await ended.wait()
+                # Programs that have files open keep a mount alive that nobody sees any more.
+                with trio.move_on_at(max(self._drain_until, trio.current_time() + self._last_moment)):
+                    await ended.wait()
+                ended.set()
                 return
+
+    @property
+    def _last_moment(self) -> float:
+        return min(_LAST_MOMENT, self._config.drain_timeout)
 
     async def _drain_leftovers(self) -> None:
         """Whatever is pending now that no program can add to it."""
-        last_moment = min(_LAST_MOMENT, self._config.drain_timeout)
         left = self._config.drain_timeout if self._drain_until is None else self._drain_until - trio.current_time()
-        await self._drain(max(left, last_moment))
+        await self._drain(max(left, self._last_moment))
 
     async def _drain(self, timeout: float) -> None:
         """Send; say at once, now and then, and at the end what is left: who asked may switch the machine off any moment."""
@@ -292,7 +297,7 @@ class _Daemon:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._foretell)
             nursery.start_soon(self._tell_progress)
-            self._unsent_at_end = await self._uploader.drain(timeout)
+            self._unsent_at_end = await self._uploader.drain(timeout, until_empty=True)
             nursery.cancel_scope.cancel()
 
     async def _foretell(self) -> None:
@@ -324,7 +329,7 @@ class _Daemon:
             log.warning("and %d more, in %s", len(unsent) - _LISTED_PENDING, self._config.cache_dir / FILE_NAME)
 
     def _write_manifest(self, unsent: Sequence[Unsent], account: str | None) -> None:
-        entries = [asdict(entry) for entry in unsent]
+        entries = [stated(entry) for entry in unsent]
         try:
             write_manifest(self._config.cache_dir, entries, mountpoint=self._config.mountpoint, account=account)
         except OSError as error:  # a full disk; the log has the list too
@@ -343,9 +348,9 @@ class _Daemon:
 
     async def _unmount(self, ended: trio.Event, arguments: Mapping[str, Any], progress: control.Progress) -> Any:
         """The verb ``unmount``: send, unmount, answer, and let the daemon end; with anything unsent the mount stays."""
-        unsent = await self._verbs.drain(float(arguments["timeout"]), [], progress)
+        unsent = await self._verbs.drain(float(arguments["timeout"]), [], progress, until_empty=True)
         if unsent:
-            return {"unsent": [asdict(entry) for entry in unsent], "pid": os.getpid()}
+            return {"unsent": [stated(entry) for entry in unsent], "pid": os.getpid()}
         self._answering = trio.Event()
         try:
             await self._detach(lazily=False)

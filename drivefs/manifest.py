@@ -5,7 +5,7 @@ later leaves a truthful list), again at its end, and removed once everything is 
 is to be sent is known by the database. Its schema, version 1:
 
     {"version": 1, "when": Unix time, "host": name, "mountpoint": path, "account": address or null,
-     "files": number, "bytes": their sum, "entries": [{"path", "size" (bytes), "age_s" (seconds), "reason"}, ...]}
+     "files": number, "bytes": their sum, "entries": [{"path", "size" (bytes), "age_s" (seconds), "reason", "deletion"}, ...]}
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ def unsent_line(entry: Mapping[str, Any]) -> str:
     """One file that Drive does not have: its name, how much, since when, why."""
     reason = str(entry.get("reason") or "waiting")
     reason = reason if reason.isprintable() else repr(reason)
-    return f"  {entry['path']!r}  {size_text(entry['size'])}, changed {age_text(entry['age_s'])} ago: {reason}"
+    what = "deleted here" if entry.get("deletion") else f"{size_text(entry['size'])}, changed {age_text(entry['age_s'])} ago"
+    return f"  {entry['path']!r}  {what}: {reason}"
 
 
 def progress_text(news: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, Final
 
 import trio
@@ -23,10 +22,21 @@ from drivefs.signin import Gate
 from drivefs.store.cache import Cache
 from drivefs.store.outbox import Unsent
 
-__all__ = ["Verbs"]
+__all__ = ["Verbs", "stated"]
 
 _LISTED: Final = 100  # pending entries in one answer
 _NEWS_PERIOD: Final = 0.5
+
+
+def stated(unsent: Unsent) -> dict[str, Any]:
+    """One entry of what is not on Drive, as clients and the manifest get it."""
+    return {
+        "path": unsent.path,
+        "size": unsent.size,
+        "age_s": unsent.age_s,
+        "reason": unsent.reason,
+        "deletion": unsent.deletion,
+    }
 
 
 class Verbs:
@@ -69,8 +79,11 @@ class Verbs:
             "pending_files": len(unsent),
             "pending_bytes": sum(entry.size for entry in unsent),
             "oldest_pending_age_s": max(ages) if ages else None,
-            "pending": [asdict(entry) for entry in unsent[:_LISTED]],
+            "pending": [stated(entry) for entry in unsent[:_LISTED]],
+            "estimated_seconds": self._uploader.estimated_seconds() if unsent else 0.0,
             "cache_bytes": self._cache.clean_bytes,
+            "dirty_bytes": self._cache.room.unsent,
+            "min_free": self._cache.room.floor,
             "cache_limit": self._cache.room.limit,
             **self._stats.snapshot(),
         }
@@ -78,10 +91,10 @@ class Verbs:
     async def flush(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         inodes = [await self._inode_of(str(path)) for path in arguments.get("paths", [])]
         unsent = await self.drain(float(arguments["timeout"]), inodes, progress)
-        return {"unsent": [asdict(entry) for entry in unsent]}
+        return {"unsent": [stated(entry) for entry in unsent]}
 
-    async def drain(self, timeout: float, inodes: list[int], progress: Progress) -> list[Unsent]:
-        """Drain, and tell the client now and then how much is left."""
+    async def drain(self, timeout: float, inodes: list[int], progress: Progress, *, until_empty: bool = False) -> list[Unsent]:
+        """Drain (``Uploader.drain``), and tell the client now and then how much is left."""
 
         async def tell() -> None:
             while True:
@@ -93,7 +106,7 @@ class Verbs:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tell)
-            unsent = await self._uploader.drain(timeout, inodes)
+            unsent = await self._uploader.drain(timeout, inodes, until_empty=until_empty)
             nursery.cancel_scope.cancel()
         return unsent
 

@@ -106,6 +106,35 @@ def test_the_deadline_of_a_drain(own_server: Server, lonely: Mount) -> None:
     assert "not on Drive, kept in the cache: 'MyDrive/unsent' (100 bytes)" in lonely.log.read_text()
 
 
+def test_sigterm_ends_although_a_program_has_files_open(server: Server, new_mount: NewMount) -> None:
+    """What the program wrote so far is sent, and the daemon ends at its deadline; the program then gets an error."""
+    mount = new_mount().mount("--drain-timeout", "2")
+    with (mount.my / "log").open("wb", buffering=0) as file:
+        file.write(b"so far")
+        begin = time.monotonic()
+        mount.signal(signal.SIGTERM)
+        assert time.monotonic() - begin < 10
+        assert not mounted_at(mount.point)
+        assert errno_of(lambda: file.write(b"more")) == errno.ENOTCONN
+        assert errno_of(lambda: os.close(os.dup(file.fileno()))) == errno.ENOTCONN
+        assert server.content(server.paths()["log"]["id"]) == b"so far"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # what is left of it cannot be closed without an error
+    assert not (mount.cache / "unsent.json").exists()
+
+
+def test_the_estimate_of_status(own_server: Server, lonely: Mount) -> None:
+    """Once uploads were timed, what waits has an estimate; what is on Drive needs no time."""
+    assert lonely.status()["estimated_seconds"] == 0
+    own_server.stop()
+    (lonely.my / "next").write_bytes(b"n" * 1000)
+    assert 0 < lonely.status()["estimated_seconds"] < 60
+    assert " to go)" in lonely.run("status", lonely.point).stdout.splitlines()[0]
+    state = lonely.status()
+    assert state["dirty_bytes"] >= 1000
+    assert state["min_free"] > 0
+    assert state["fsync"] == "local"
+
+
 def test_somebody_else_s_umount_leaves_a_list(own_server: Server, lonely: Mount) -> None:
     """``fusermount3 -u`` without a server: the list is written at once, and again at the end."""
     lonely.remount("--drain-timeout", "3")
