@@ -46,18 +46,22 @@ class Halts:
 
     def note(self, error: DriveFSError, step: Step, size: int, now: float) -> bool:
         """A call has failed. Whether that is the account's trouble; otherwise it is the node's own."""
-        if isinstance(error, SignInRefused):
-            self._halts[SignInRefused] = _Halt(error, now + _PAUSE, _PAUSE, content=False)
-        elif isinstance(error, DriveFull):
-            known = self._halts.get(DriveFull)
-            smallest = size if known is None else min(size, known.smallest)
-            self._halts[DriveFull] = _Halt(error, now + _PAUSE, _PAUSE, content=True, smallest=smallest)
-        elif isinstance(error, DailyLimit) and self._lasts(error, now):
-            content = error.reason in _THROTTLING
-            self._halts[DailyLimit] = _Halt(error, now + _DAILY_PAUSE, _DAILY_PAUSE, content=content, smallest=1)
-        else:
+        halt = self._halt(error, size, now)
+        if halt is None or not halt.concerns(step, size):
             return False
+        self._halts[type(error)] = halt
         return True
+
+    def _halt(self, error: DriveFSError, size: int, now: float) -> _Halt | None:
+        if isinstance(error, SignInRefused):
+            return _Halt(error, now + _PAUSE, _PAUSE, content=False)
+        if isinstance(error, DriveFull):
+            known = self._halts.get(type(error))
+            smallest = size if known is None else min(size, known.smallest)
+            return _Halt(error, now + _PAUSE, _PAUSE, content=True, smallest=smallest)
+        if isinstance(error, DailyLimit) and self._lasts(error, now):
+            return _Halt(error, now + _DAILY_PAUSE, _DAILY_PAUSE, content=error.reason in _THROTTLING, smallest=1)
+        return None
 
     def _lasts(self, error: DailyLimit, now: float) -> bool:
         if self._throttled_since is None:
