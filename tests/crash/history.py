@@ -85,6 +85,10 @@ class Thing:
                 yield path, []
         yield None, None
 
+    @property
+    def may_be_gone(self) -> bool:
+        return any(path is None for path, _ in self.since_floor(emptied=False))
+
 
 class History:
     """Of one writer's folder. ``durably``: only what was followed by fsync must be there."""
@@ -197,17 +201,21 @@ class History:
                 explained.add(thing)
         accused = {finding.path for finding in findings}
         for thing in self._things:
-            states = list(thing.since_floor(emptied=self._durably))
-            if thing not in explained and all(path is not None and path not in accused for path, _ in states):
-                findings.append(Finding(Kind.LOST, str(states[0][0])))
+            places = [path for path, _ in thing.since_floor(emptied=False)]
+            if thing not in explained and not thing.may_be_gone and accused.isdisjoint(places):
+                findings.append(Finding(Kind.LOST, str(places[0])))
         return findings, state
 
     def _explain(self, path: str, md5: str | None, taken: set[Thing]) -> tuple[Thing | None, list[list[int]] | None]:
-        for thing in reversed(self._things):
+        """Whoever must be there is found before who may be gone: a name may have had several."""
+        found: tuple[Thing | None, list[list[int]] | None] = (None, None)
+        for thing in self._things:
             for place, made_from in [] if thing in taken else self._right(thing):
                 if place == path and md5 == (None if made_from is None else digest(made_from)):
-                    return thing, made_from
-        return None, None
+                    if not thing.may_be_gone:
+                        return thing, made_from
+                    found = thing, made_from
+        return found
 
     def _right(self, thing: Thing) -> list[tuple[str | None, list[list[int]] | None]]:
         """Where it may be, with which content. After a power cut its name may be newer than its bytes, or older."""

@@ -58,7 +58,17 @@ def restart(mount: Mount, chance: random.Random) -> int:
     """
     kills = 0
     if chance.random() < SECOND_KILL:
-        command = [sys.executable, "-m", "drivefs", "mount", str(mount.point), "--cache-dir", str(mount.cache), *QUICK]
+        command = [
+            sys.executable,
+            "-m",
+            "drivefs",
+            "mount",
+            str(mount.point),
+            "--cache-dir",
+            str(mount.cache),
+            *QUICK,
+            "--no-supervise",
+        ]
         starting = subprocess.Popen(command, env=mount.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         eventually(lambda: mount.pid is not None)
         if chance.random() < 0.5:

@@ -170,7 +170,7 @@ class Stage:
 
     def arm(self, text: str) -> bool:
         """Start the daemon that is to die; whether it lived to serve the mount."""
-        command = ("mount", self.mount.point, "--cache-dir", self.mount.cache, *QUICK)
+        command = ("mount", self.mount.point, "--cache-dir", self.mount.cache, *QUICK, "--no-supervise")
         return self.mount.run(*command, env={"DRIVEFS_CRASH_AT": text}).returncode == 0
 
     def wait(self, seconds: float) -> bool:
