@@ -131,7 +131,7 @@ class _Daemon:
         self._account = AccountInfo(Drive(transport, credential, config.api_root, stats, pacer=self._pacer()), tree, stats)
         self._sign_in = SignIn(self._account, gate, stats, config.api_root)
         listing = Listing(drive, tree, merger, notifier.notify)
-        prefetch = Prefetch(drive, tree, cache, stats, config.downloads)
+        prefetch = Prefetch(drive, tree, cache, stats, config.downloads, notifier.notify)
         self._uploader = Uploader(
             drive.for_uploads(),
             tree,

@@ -1,24 +1,27 @@
 """Bytes from Drive into the holes of content files: what a reader waits for, and what it will want next.
 
-Every byte is fetched once however many readers wait for it. A reader's window grows while it reads straight on, from 2 MiB by a
-factor of four with each further read, because a request costs as much time as dozens of MiB on the real Drive while a random
-reader must not pay for bytes it never looks at.
+Every byte is fetched once however many readers wait for it, and no byte is shown that is known to be wrong. Drive states a
+checksum of a whole file only, so a small file is checked before anything of it is shown, and a larger one when its last bytes
+have come. Whoever had read before that gets errors from then on: what a program has seen cannot be called back.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakSet
 
 import trio
 
 from drivefs.base.errors import AccessDenied, DriveFSError, RangeNotSatisfiable, RemoteNotFound, ServerFault
+from drivefs.base.model import Invalidation
 from drivefs.base.ranges import Range
 from drivefs.base.stats import Stats
 from drivefs.jobs.patience import for_nobody, waiting
 from drivefs.jobs.turns import Turns
+from drivefs.jobs.window import LARGEST_UNIT, WHOLE, Window
 from drivefs.remote.caller import TROUBLE
 from drivefs.remote.drive import Drive
 from drivefs.remote.quota import Lane
@@ -29,59 +32,12 @@ from drivefs.store.tree import Tree
 __all__ = ["Prefetch", "Window"]
 
 _Sink = Callable[[int, bytes], None]
+_MISMATCH: Final = "Drive sent bytes that do not match its checksum of the file."
 
 _MIB: Final = 1 << 20
-_SMALLEST_UNIT: Final = 1 * _MIB
-_LARGEST_UNIT: Final = 16 * _MIB
-_LARGEST_WINDOW: Final = 128 * _MIB
-# Files up to this are fetched whole in one request, whatever part of them is read.
-_WHOLE: Final = 4 * _MIB
-# A read counts as going straight on when it begins this near the end of the last one: the kernel's read-ahead reorders a little.
-_STRAIGHT: Final = 512 << 10
-_STRAIGHT_READS: Final = 3
-
-
-class Window:
-    """How far ahead one handle is to be served. Pure: ``advance`` is told of each read and returns what to fetch."""
-
-    __slots__ = ("_expected", "_straight", "_until")
-
-    def __init__(self) -> None:
-        self._expected = 0
-        self._straight = 0
-        self._until = 0
-
-    @property
-    def size(self) -> int:
-        """Bytes to have ready beyond the reader."""
-        steps = min(self._straight - _STRAIGHT_READS, 10)
-        return 0 if steps < 0 else min(2 * _MIB << 2 * steps, _LARGEST_WINDOW)
-
-    @property
-    def unit(self) -> int:
-        """Bytes of one request: an eighth of the window, within limits."""
-        return max(_SMALLEST_UNIT, min(self.size // 8, _LARGEST_UNIT))
-
-    def advance(self, start: int, end: int, size: int) -> Range:
-        """A read of [start, end) of a file of ``size`` bytes: the range that ought to be present or under way after it."""
-        if size <= _WHOLE:
-            return Range(0, size)
-        if start == 0 and not self._until:
-            self._straight = _STRAIGHT_READS  # whoever begins at the beginning mostly goes on
-        else:
-            self._straight = self._straight + 1 if abs(start - self._expected) <= _STRAIGHT else 0
-        self._expected = end
-        if not self.size:
-            self._until = end
-            return Range(start, _align(end, _SMALLEST_UNIT)).clip(size)
-        # Whole units only, and a new stretch only when half of the window is used up: no flood of small requests.
-        if self._until - end < self.size // 2:
-            self._until = _align(end + self.size, self.unit)
-        return Range(start, max(self._until, end)).clip(size)
-
-
-def _align(offset: int, unit: int) -> int:
-    return -(-offset // unit) * unit
+_WHOLE: Final = WHOLE
+# Of files up to this the last bytes are shown only when all of them match Drive's checksum, which takes a tenth of a second.
+_CHECKED_FIRST: Final = 64 * _MIB
 
 
 @dataclass(slots=True, eq=False)
@@ -89,13 +45,14 @@ class _Fetch:
     """One request under way, or just ended.
 
     urgent: a reader waits for it.  received: bytes that came, those included that are still to be checked.  trouble: the last
-    failure since then, of a request that is being repeated.
+    failure since then, of a request that is being repeated.  held: the last bytes of the file, which are shown when all match.
     """
 
     wanted: Range
     urgent: bool = False
     moved_at: float = 0.0
     received: int = 0
+    held: tuple[int, bytes] | None = None
     trouble: Exception | None = None
     error: Exception | None = None
 
@@ -133,16 +90,30 @@ def _minus(whole: Range, part: Range) -> list[Range]:
 
 
 class Prefetch:
-    """Fetches ranges of open contents. ``connections``: how many requests run at a time, over all files."""
+    """Fetches ranges of open contents.
 
-    def __init__(self, drive: Drive, tree: Tree, cache: Cache, stats: Stats, connections: int) -> None:
+    connections: how many requests run at a time, over all files.  notify: told what the kernel must forget.
+    """
+
+    def __init__(
+        self,
+        drive: Drive,
+        tree: Tree,
+        cache: Cache,
+        stats: Stats,
+        connections: int,
+        notify: Callable[[Sequence[Invalidation]], None] = lambda _stale: None,
+    ) -> None:
         self._drive = drive
         self._tree = tree
         self._cache = cache
         self._stats = stats
         self._ahead = drive.in_lane(Lane.BULK)
         self._turns = Turns(connections)
+        self._notify = notify
         self._traffic: dict[int, _Traffic] = {}
+        # Contents of which a reader may have seen wrong bytes, until the last handle on them is closed.
+        self._mistrusted: WeakSet[Content] = WeakSet()
         self._nursery: trio.Nursery | None = None
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -151,11 +122,13 @@ class Prefetch:
             task_status.started()
             await trio.sleep_forever()
 
-    async def ensure(self, content: Content, needed: Range, ahead: Range | None = None, unit: int = _LARGEST_UNIT) -> None:
+    async def ensure(self, content: Content, needed: Range, ahead: Range | None = None, unit: int = LARGEST_UNIT) -> None:
         """Return when ``needed`` is present; begin fetching ``ahead`` too.
 
         Raises what made the needed bytes unavailable, and what ``patience.waiting`` raises.
         """
+        if content in self._mistrusted:
+            raise ServerFault(f"{_MISMATCH} Close the file and open it again.", status=200)
         self.begin(content, needed if ahead is None else Range(min(needed.start, ahead.start), max(needed.end, ahead.end)), unit)
         watched: list[_Fetch] = []
         with waiting("bytes of the file", lambda: _trouble_of(watched)) as moved:
@@ -201,9 +174,9 @@ class Prefetch:
         try:
             async with self._turns.take(fetch):
                 checked = await self._download(content, traffic, fetch)
+            if not checked and (content.complete or fetch.held is not None):
+                await self._verify(content, fetch)
             self._cache.save_filled(content)
-            if content.complete and not content.dirty and not checked:
-                await self._verify(content)
         except Exception as error:  # noqa: BLE001 - not swallowed: it is raised in every reader that waits for these bytes
             fetch.error = error
             self._stats.record_error(str(error), f"read of {self._path(content)!r}")
@@ -233,11 +206,14 @@ class Prefetch:
             traffic.arrivals.unpark_all()
 
         def arrived(offset: int, data: bytes) -> None:
-            self._cache.fill(content, offset, data)
+            if _is_last(content, offset, data):
+                fetch.held = offset, data
+            else:
+                self._cache.fill(content, offset, data)
             received(offset, data)
 
         if wanted == (0, content.remote_size) and wanted.size <= _WHOLE:
-            arrived(0, await self._whole(drive, content, remote_id, received))
+            self._cache.fill(content, 0, await self._whole(drive, content, remote_id, received))
             return True
         try:
             # By revision, so that two requests around a remote edit can never mix two versions of a file.
@@ -272,21 +248,34 @@ class Prefetch:
             data = b"".join(pieces.values())
             if content.md5 is None or hashlib.md5(data, usedforsecurity=False).hexdigest() == content.md5:
                 return data
-        raise ServerFault("Drive sent bytes that do not match its checksum of the file; try again.", status=200)
+        raise ServerFault(f"{_MISMATCH} Try again.", status=200)
 
-    async def _verify(self, content: Content) -> None:
+    async def _verify(self, content: Content, fetch: _Fetch) -> None:
         """The whole file is here: hold it against Drive's checksum, and forget it where it does not match."""
-        if content.md5 is None:
+        if content.md5 is None or (content.dirty and fetch.held is None):
             return
+        if fetch.held is not None:
+            offset, data = fetch.held
+            self._cache.write_bytes(content, data, offset)  # into a hole still, which no reader looks at
         actual = await trio.to_thread.run_sync(checksum, content.fd, content.base_size)
-        if content.dirty or actual == content.md5:
-            return
-        self._cache.forget_filled(content)
-        raise ServerFault("Drive sent bytes that do not match its checksum of the file; they were dropped.", status=200)
+        if not content.dirty and actual != content.md5:
+            self._mistrusted.add(content)
+            self._cache.forget_filled(content)
+            self._notify([Invalidation(content.inode, pages=True)])
+            raise ServerFault(f"{_MISMATCH} They were dropped; open the file again.", status=200)
+        if fetch.held is not None:
+            self._cache.fill(content, offset, data)
 
     def _path(self, content: Content) -> str:
         node = self._tree.find(content.inode)
         return str(content.inode) if node is None else self._tree.path(node)
+
+
+def _is_last(content: Content, offset: int, data: bytes) -> bool:
+    """Whether these bytes complete a file that can be held against its checksum while a reader waits."""
+    if content.dirty or content.md5 is None or content.base_size != content.remote_size or content.base_size > _CHECKED_FIRST:
+        return False
+    return all(offset <= gap.start and gap.end <= offset + len(data) for gap in content.missing(0, content.base_size))
 
 
 def _trouble_of(fetches: list[_Fetch]) -> Exception | None:

@@ -73,7 +73,7 @@ class World:
         drive = fake.drive
         self.account = AccountInfo(drive, self.tree, self.stats)
         self.listing = Listing(drive, self.tree, self.merger, self._notify)
-        self.prefetch = Prefetch(drive, self.tree, self.cache, self.stats, 4)
+        self.prefetch = Prefetch(drive, self.tree, self.cache, self.stats, 4, self._notify)
         self.keeper = Keeper(self.db, self.cache, self.stats)
         self.uploader = Uploader(
             drive,
