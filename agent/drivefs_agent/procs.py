@@ -1,11 +1,13 @@
 """Processes as /proc shows them: who holds memory on a card, and which are Jupyter's kernels.
 
-Numbers come from the driver and may be the host's; in a container such a process is simply not to be seen here.
+Numbers come from the driver and are the host's. In a container such a process is not to be seen, and the same number may be
+another process's here, which must not be taken for it.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
 import pwd
 import re
 from dataclasses import dataclass
@@ -15,6 +17,10 @@ from typing import Final, NamedTuple
 __all__ = ["Kernel", "Who", "describe", "read_kernels"]
 
 _COMMAND_LENGTH: Final = 200
+# PROC_PID_INIT_INO of include/linux/proc_ns.h: the namespace in which the driver counts.
+_HOSTS_NAMESPACE: Final = "pid:[4026531836]"
+# What a process that works on a card has open: on servers, on WSL, on Tegra.
+_GPU_NODES: Final = ("/dev/nvidia", "/dev/dxg", "/dev/nvhost", "/dev/nvmap")
 # Jupyter starts a kernel with a connection file: .../kernel-<uuid>.json
 _CONNECTION: Final = re.compile(r"kernel-([0-9a-f-]{8,36})\.json")
 
@@ -36,9 +42,11 @@ class Kernel:
 
 
 def describe(pid: int, root: Path = Path("/")) -> Who | None:
-    """None where there is no such process here, or it is not ours to look at."""
+    """Who has ``pid`` on a card. None where there is no such process here, or it is not ours to look at."""
     directory = root / "proc" / str(pid)
     try:
+        if not _counts_as_the_driver(root) and not _has_a_gpu_open(directory):
+            return None
         name = (directory / "comm").read_text(errors="replace").strip()
         command = _command(directory)[:_COMMAND_LENGTH]
         status = (directory / "status").read_text(errors="replace")
@@ -46,6 +54,17 @@ def describe(pid: int, root: Path = Path("/")) -> Who | None:
         return None
     uid = re.search(r"^Uid:\s+(\d+)", status, re.MULTILINE)
     return Who(name, _user(int(uid[1])) if uid else "?", command)
+
+
+def _counts_as_the_driver(root: Path) -> bool:
+    try:
+        return os.readlink(root / "proc/self/ns/pid") == _HOSTS_NAMESPACE
+    except OSError:  # a kernel without namespaces
+        return True
+
+
+def _has_a_gpu_open(directory: Path) -> bool:
+    return any(os.readlink(directory / "fd" / name).startswith(_GPU_NODES) for name in os.listdir(directory / "fd"))
 
 
 def _user(uid: int) -> str:

@@ -33,6 +33,25 @@ def test_a_process_of_ours_and_one_that_is_not_here(tmp_path: Path) -> None:
     assert describe(8, tmp_path) is None
 
 
+def test_another_process_with_the_hosts_number(tmp_path: Path) -> None:
+    """In a container's own namespace the driver's number counts as found only where that process has a card open."""
+    write(tmp_path, "proc/7/comm", "bash\n")
+    write(tmp_path, "proc/7/status", "Uid:\t0\t0\t0\t0\n")
+    write(tmp_path, "proc/7/cmdline", "bash\0")
+    (tmp_path / "proc/7/fd").mkdir()
+    (tmp_path / "proc/7/fd/0").symlink_to("/dev/pts/0")
+    namespace = tmp_path / "proc/self/ns/pid"
+    namespace.parent.mkdir(parents=True)
+    namespace.symlink_to("pid:[4026532198]")
+    assert describe(7, tmp_path) is None
+    (tmp_path / "proc/7/fd/3").symlink_to("/dev/nvidia0")
+    assert describe(7, tmp_path) == ("bash", "root", "bash")
+    namespace.unlink()
+    namespace.symlink_to("pid:[4026531836]")
+    (tmp_path / "proc/7/fd/3").unlink()
+    assert describe(7, tmp_path) == ("bash", "root", "bash")
+
+
 def test_jupyter_kernels(tmp_path: Path) -> None:
     """A kernel is known by its connection file; other processes are none."""
     write(tmp_path, "proc/7/cmdline", "python\0-m\0ipykernel_launcher\0-f\0/run/kernel-9a8b7c6d-0001.json\0")

@@ -68,7 +68,6 @@ SOLE_IMPORTERS = {
     "uvicorn": ("drivefs/emulator/*.py",),
     "lark": ("drivefs/emulator/*.py",),
     "click": ("drivefs/cli.py", "drivefs/emulator/server.py", "drivefs/emulator/datafolder.py", "agent/drivefs_agent/cli.py"),
-    "psutil": ("agent/drivefs_agent/host.py",),
     "pynvml": ("agent/drivefs_agent/nvml.py",),
 }
 SOURCES = sorted([*ROOT.glob("drivefs/**/*.py"), *ROOT.glob("agent/drivefs_agent/**/*.py")])
