@@ -27,7 +27,8 @@ def resources(specs: Specs) -> dict[str, Any]:
 def _disks(specs: Specs) -> list[dict[str, Any]]:
     found = []
     for disk in specs.disks:
-        if disk.total is not None and disk.kind != "memory":
+        # Drive's quota is no disk of the box, and neither is what lies in memory.
+        if disk.total is not None and disk.kind not in ("memory", "fuse"):
             # Colab calls the disk that notebooks run on "kernel".
             label = "kernel" if disk.mountpoint == "/" else disk.mountpoint
             found.append({"filesystem": {"label": label, "totalBytes": disk.total, "usedBytes": disk.used}})

@@ -206,7 +206,9 @@ def _model(blocks: list[dict[str, str]], root: Path) -> str:
 def _ask_lscpu() -> str | None:
     """util-linux keeps a longer list of Arm cores than we do. Asked only for a core unknown to us, as it costs a process."""
     try:
-        run = subprocess.run(["lscpu", "-J"], capture_output=True, text=True, timeout=2, check=True, env={"LC_ALL": "C"})
+        run = subprocess.run(
+            ["lscpu", "-J"], capture_output=True, text=True, timeout=2, check=True, env={**os.environ, "LC_ALL": "C"}
+        )
         fields = json.loads(run.stdout)["lscpu"]
     except (OSError, subprocess.SubprocessError, ValueError, KeyError):
         return None

@@ -88,6 +88,19 @@ def test_arm_has_no_model_name(tmp_path: Path, part: str, model: str) -> None:
     assert (cpu.model, cpu.sockets, cpu.cores, cpu.threads) == (model, None, 2, 2)
 
 
+@pytest.mark.parametrize(("answer", "name"), [("Neoverse-V9", "Neoverse-V9"), ("-", None), (None, None)])
+def test_lscpu_knows_more_cores_than_we(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None, name: str | None
+) -> None:
+    """util-linux is asked for a core that we cannot name; that it is absent, or does not know either, is no error."""
+    if answer is not None:
+        fields = '{"lscpu": [{"field": "Architecture:", "data": "aarch64"}, {"field": "Model name:", "data": "%s"}]}'
+        write(tmp_path, "lscpu", f"#!/bin/sh\necho '{fields % answer}'\n")
+        (tmp_path / "lscpu").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert host._ask_lscpu() == name
+
+
 def test_a_board_that_names_itself(tmp_path: Path) -> None:
     """Without core numbers, the board's own line is the best name there is."""
     write(tmp_path, "proc/cpuinfo", "processor\t: 0\n\nHardware\t: Tegra\nModel\t\t: NVIDIA Jetson\n")

@@ -32,6 +32,7 @@ LOST = Gpu(2, error=Fault("gpu_is_lost", "The GPU has fallen off the bus."))
 ROOT = Disk("/", "overlay", "overlay", "overlay", 100, 60, 40)
 SHM = Disk("/dev/shm", "shm", "tmpfs", "memory", 50, 0, 50)
 DATA = Disk("/data", "/dev/sdb", "ext4", "local", 200, 20, 180)
+QUOTA = Disk("/content/drive", "drive", "fuse.drive", "fuse", 15, 5, 10)
 HUNG = Disk("/hung", "srv", "nfs4", "network", error="no answer within 1 s")
 
 
@@ -39,7 +40,7 @@ def test_colabs_keys_exactly() -> None:
     """The whole report, key by key, as the notebook front end reads it; a container's limit counts as its memory."""
     specs = make_specs(
         GpuReport((T4,)),
-        disks=(DATA, SHM, HUNG, ROOT),
+        disks=(DATA, SHM, HUNG, QUOTA, ROOT),
         limits=cgroup.Limits("2", 2 * GIB, memory_used_bytes=3 * GIB // 2),
         kernels=(Kernel("9a8b7c6d", 1234),),
     )

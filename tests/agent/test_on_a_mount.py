@@ -1,0 +1,71 @@
+"""The inventory beside a real mount of drivefs, well and stuck."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.mounts import Mount, eventually, why_no_mounts
+from tests.support.server import Server
+
+pytestmark = [pytest.mark.mount, pytest.mark.slow]
+
+
+@pytest.fixture
+def mount() -> Iterator[Mount]:
+    """Mounted, and what is written waits ten minutes before it is sent."""
+    if reason := why_no_mounts():
+        pytest.skip(reason)
+    home = Path(tempfile.mkdtemp(prefix="dfs-"))  # short: sockets have short paths
+    server = Server(home / "server")
+    mount = Mount(home, server)
+    try:
+        yield mount.mount("--upload-delay", "600")
+    finally:
+        mount.end()
+        server.stop()
+        shutil.rmtree(home)
+
+
+def specs(mount: Mount) -> dict[str, Any]:
+    command = [sys.executable, "-c", "from drivefs_agent.cli import main; main()", "specs", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30, env=mount.environment)
+    return dict(json.loads(done.stdout))
+
+
+def test_what_waits_to_be_sent_and_how_much_room_drive_has(mount: Mount) -> None:
+    """The daemon's word on unsent files is in the inventory, and the mount's disk row is the account's quota."""
+    (mount.my / "a").write_bytes(b"12345")
+    eventually(lambda: mount.status()["pending_files"] == 1)
+    values = specs(mount)
+    (row,) = values["drive"]["mounts"]
+    assert values["drive"]["error"] is None
+    assert (row["mount"], row["pending_files"], row["pending_bytes"]) == (str(mount.point), 1, 5)
+    assert row["cache_bytes"] == mount.status()["cache_bytes"]
+    (disk,) = (disk for disk in values["disks"] if disk["mount"] == str(mount.point))
+    truth = os.statvfs(mount.point)
+    assert (disk["kind"], disk["total_bytes"]) == ("fuse", truth.f_blocks * truth.f_frsize)
+
+
+def test_a_stopped_daemon_holds_nobody(mount: Mount) -> None:
+    """A daemon that neither serves its mount nor its socket: the command ends, and says of both that they are not known."""
+    assert mount.pid is not None
+    os.kill(mount.pid, signal.SIGSTOP)
+    try:
+        values = specs(mount)
+    finally:
+        os.kill(mount.pid, signal.SIGCONT)
+    assert values["drive"]["mounts"] == []
+    assert "a drivefs daemon may be stuck" in values["drive"]["error"]
+    (disk,) = (disk for disk in values["disks"] if disk["mount"] == str(mount.point))
+    assert (disk["total_bytes"], "no answer within 1 s" in disk["error"]) == (None, True)
