@@ -11,6 +11,7 @@ from collections.abc import Callable
 import trio
 
 from drivefs.base.errors import LocalDiskFull
+from drivefs.jobs.patience import waiting
 from drivefs.store.cache import Cache
 from drivefs.store.content import Content
 
@@ -37,7 +38,7 @@ class Backpressure:
             if not self._hurry():
                 raise self._full(content, lacking)
             news, before = self._news, self._cache.room.unsent
-            with trio.move_on_after(self._patience) as scope:
+            with waiting("room in the cache", bounded=False), trio.move_on_after(self._patience) as scope:
                 await news.wait()
             if scope.cancelled_caught and self._cache.room.unsent >= before:
                 raise self._full(content, lacking)

@@ -7,6 +7,7 @@ that serves all who wait) has no bound here: the calls to Drive have their own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
@@ -48,9 +49,9 @@ class Wait:
 
     __slots__ = ("interrupted", "operation", "scope", "since", "timeout", "what")
 
-    def __init__(self, operation: Operation, what: str) -> None:
+    def __init__(self, operation: Operation, what: str, timeout: float) -> None:
         self.operation = operation
-        self.timeout = operation.timeout
+        self.timeout = timeout
         self.what = what
         self.since = trio.current_time()
         self.interrupted = False
@@ -125,18 +126,20 @@ def for_nobody() -> None:
 
 
 @contextmanager
-def waiting(what: str, trouble: Callable[[], Exception | None] = lambda: None) -> Iterator[Callable[[], None]]:
+def waiting(
+    what: str, trouble: Callable[[], Exception | None] = lambda: None, *, bounded: bool = True
+) -> Iterator[Callable[[], None]]:
     """The body waits for ``what`` on behalf of the operation that this task serves; call what it yields at each progress.
 
     Raises Interrupted where the operation's caller is to end, and TimedOut where nothing has moved for the time that it may wait:
     with text and errno of what ``trouble`` gives, where Drive has said something. Without an operation the body waits as long as
-    it likes.
+    it likes.  bounded: False where the body has a bound of its own.
     """
     operation = _SERVED.get()
     if operation is None:
         yield lambda: None
         return
-    wait = Wait(operation, what)
+    wait = Wait(operation, what, operation.timeout if bounded else math.inf)
     waits = operation.waits
     waits.add(wait)
     try:

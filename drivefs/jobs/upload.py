@@ -21,6 +21,7 @@ from drivefs.base.stats import Stats
 from drivefs.jobs.dispatch import Dispatcher
 from drivefs.jobs.goals import Goal, rank_of, reason_for
 from drivefs.jobs.keeping import Keeper
+from drivefs.jobs.patience import waiting
 from drivefs.jobs.prefetch import Prefetch
 from drivefs.jobs.sending import Sender
 from drivefs.jobs.snapshots import Snapshots
@@ -211,7 +212,7 @@ class Uploader:
         node = self._tree.find(inode)
         if node is None or not node.content_dirty or node.local_trashed:
             return
-        with self._goal([node]) as goal:
+        with waiting("Drive to take the file", bounded=False), self._goal([node]) as goal:
             self._hurry(node)
             sent, since = self._stats.bytes_up, trio.current_time()
             while goal.left:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import trio
@@ -14,7 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from drivefs.base.errors import Interrupted, RateLimited, RemoteError, RemoteUnreachable, ServerFault, TimedOut
 from drivefs.base.ranges import Range
-from drivefs.interrupts import watch
+from drivefs.interrupts import _is_to_end, process_is_to_end, thread_is_to_end, watch
 from drivefs.jobs import patience
 from drivefs.jobs.flights import Flights
 from drivefs.jobs.patience import Waits, waiting
@@ -284,3 +288,45 @@ async def test_hung_transfers_keep_nobody_from_beginning(autojump_clock: MockClo
         assert began[3] < 7.0
         assert began[4] > began[3] + 1.5
         assert began[7] < 12.0
+
+
+# -- signals -----------------------------------------------------------------------------------------------------------
+
+
+BLOCKING = """
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+print('ready', flush=True)
+sys.stdin.read()
+"""
+
+
+def test_only_a_signal_that_will_be_delivered_counts() -> None:
+    """Blocked or ignored, or with nothing pending, or gone: nobody is to end."""
+    with subprocess.Popen([sys.executable, "-c", BLOCKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            process.send_signal(number)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        assert "ShdPnd:\t0000000000004000" in status, "SIGTERM is not pending"
+        assert not thread_is_to_end(process.pid)
+        assert not process_is_to_end(process.pid)
+        process.kill()
+    assert not thread_is_to_end(process.pid)
+    assert not process_is_to_end(process.pid)
+    assert not thread_is_to_end(0)
+    assert not process_is_to_end(0)
+
+
+def test_a_pending_signal_is_seen(tmp_path: Path) -> None:
+    """Of the thread or of its process, unless it is one that programs use for other things than their end."""
+    for pending, shared, expected in (
+        (1 << 8, 0, True),  # SIGKILL, which is what any deadly signal becomes
+        (0, 1 << 1, True),  # SIGINT, which the program handles
+        (0, 1 << 13, False),  # SIGALRM
+    ):
+        path = tmp_path / "status"
+        path.write_text(f"Name:\ta\nSigPnd:\t{pending:016x}\nShdPnd:\t{shared:016x}\nSigBlk:\t{0:016x}\nSigIgn:\t{0:016x}\n")
+        assert _is_to_end(str(path)) == expected
