@@ -12,8 +12,10 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from drivefs_agent.host import Mount
@@ -58,22 +60,32 @@ except OSError as error:
 else:
     print(0, *[found.f_frsize * n for n in (found.f_blocks, found.f_bfree, found.f_bavail)] if found else [])
 """
+# A child that has run for so many seconds is taken to wait for a mount that hangs.
+_PATIENT: Final = 3.0
 
 
 def measure(mount: Mount) -> Space | None:
-    """The file system's numbers; None for a single mounted file, as containers have at /etc/hosts. May block for ever.
+    """The file system's numbers; None for a single mounted file, as containers have at /etc/hosts. May block for ever."""
+    if mount.fstype.startswith("fuse"):
+        return _measure_apart(mount)
+    if not stat.S_ISDIR(os.stat(mount.mountpoint).st_mode):
+        return None
+    found = os.statvfs(mount.mountpoint)
+    return Space(*(found.f_frsize * blocks for blocks in (found.f_blocks, found.f_bfree, found.f_bavail)))
 
-    A FUSE mount is asked by a child process: once its daemon has taken a request and hangs, the kernel lets nobody out of the
+
+def _measure_apart(mount: Mount) -> Space | None:
+    """A FUSE mount is asked by a child process: once its daemon has taken a request and hangs, the kernel lets nobody out of the
     wait, not even a thread of a process that was killed, and so a thread of ours would keep this whole process from ending.
-    The child holds none of our descriptors; where it never ends, init inherits it and it goes when the mount does.
+
+    The child holds none of our descriptors; where it never ends, init inherits it and it goes when the mount does. While one
+    waits no other is sent after it, by whomever: else a command run every minute would fill the memory with them.
     """
-    if not mount.fstype.startswith("fuse"):
-        if not stat.S_ISDIR(os.stat(mount.mountpoint).st_mode):
-            return None
-        found = os.statvfs(mount.mountpoint)
-        return Space(*(found.f_frsize * blocks for blocks in (found.f_blocks, found.f_bfree, found.f_bavail)))
+    arguments = ["-I", "-S", "-c", _MEASURE, mount.mountpoint]
+    if _waits_already(arguments):
+        raise OSError(errno.ETIMEDOUT, "no answer to an earlier question yet; its server or daemon may be gone")
     child = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _MEASURE, mount.mountpoint],
+        [sys.executable, *arguments],
         cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -84,6 +96,22 @@ def measure(mount: Mount) -> Space | None:
     if number:
         raise OSError(number, os.strerror(number))
     return Space(*sizes) if sizes else None
+
+
+def _waits_already(arguments: list[str]) -> bool:
+    """Whether a process with these arguments has run for longer than a mount that is well would let it."""
+    tail = b"\0".join(map(os.fsencode, arguments)) + b"\0"
+    since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if Path("/proc", pid, "cmdline").read_bytes().endswith(tail):
+                # The 22nd field, counted from behind the name, which may hold blanks. Source: proc_pid_stat(5)
+                begun = int(Path("/proc", pid, "stat").read_bytes().rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+                if since_boot - begun > _PATIENT:
+                    return True
+        except OSError:  # it ended while we looked
+            continue
+    return False
 
 
 class DiskReader:

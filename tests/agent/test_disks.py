@@ -137,9 +137,25 @@ trio.run(pyfuse3.main)
 """
 
 
+def children(*arguments: str) -> int:
+    """How many processes were started with these as their last arguments."""
+    tail = [os.fsencode(argument) for argument in arguments]
+    count = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            count += path.read_bytes().split(b"\0")[:-1][-len(tail) :] == tail
+        except OSError:
+            continue
+    return count
+
+
+@pytest.mark.slow
 @pytest.mark.mount
 def test_a_daemon_that_hangs_keeps_no_command_from_ending(tmp_path: Path) -> None:
-    """On a real FUSE mount whose daemon took the question and never answers, ``specs`` ends, and says which mount it was."""
+    """On a real FUSE mount whose daemon took the question and never answers, ``specs`` ends, and says which mount it was.
+
+    The question goes on waiting, and a second ``specs`` does not send another one after it.
+    """
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("no /dev/fuse here")
     with subprocess.Popen([sys.executable, "-c", HANGS, str(tmp_path)], stdout=subprocess.PIPE, text=True) as daemon:
@@ -149,8 +165,14 @@ def test_a_daemon_that_hangs_keeps_no_command_from_ending(tmp_path: Path) -> Non
             command = [sys.executable, "-c", "from drivefs_agent.cli import main; main()", "specs"]
             run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
             assert daemon.stdout.readline() == "asked\n"
+            time.sleep(disks._PATIENT)  # the first child's age is what counts
+            again = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+            waiting = children(disks._MEASURE, str(tmp_path))
         finally:
             daemon.kill()
             subprocess.run(["fusermount3", "-uz", str(tmp_path)], check=True)
     (line,) = (line for line in run.stdout.splitlines() if str(tmp_path) in line)
     assert "no answer within 1 s" in line
+    (line,) = (line for line in again.stdout.splitlines() if str(tmp_path) in line)
+    assert "no answer to an earlier question yet" in line
+    assert waiting == 1
