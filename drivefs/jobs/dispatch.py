@@ -36,7 +36,7 @@ _LONGEST_PAUSE: Final = 60.0
 _LONGEST_REFUSED_PAUSE: Final = 300.0
 # After so many failures in a row nothing else waits for the node.
 _STUCK_AFTER: Final = 3
-# Between attempts for somebody who waits, at a file that does not stand still.
+# Between attempts at a file that does not stand still, also for somebody who waits.
 _MOVING_PAUSE: Final = 1.0
 
 
@@ -95,7 +95,9 @@ class Dispatcher:
         self._failures: dict[int, _Failure] = {}
         # Until when further changes may put off a node that has changed.
         self._latest: dict[int, float] = {}
+        # Of those being worked on: to be scheduled anew afterwards; and because they did not stand still.
         self._again: set[int] = set()
+        self._moving: set[int] = set()
         self._waiting_for_parent: dict[int, set[int]] = {}
         self._deletions: list[tuple[int, int]] = []
         self._wake = trio.Event()
@@ -249,6 +251,7 @@ class Dispatcher:
             self._latest[inode] = trio.current_time() + self._delay  # it has waited its time: no more putting off
             self._failures.pop(inode, None)
             self._again.add(inode)
+            self._moving.add(inode)
         except _Halted:
             self._failures.pop(inode, None)
         except DriveFSError as error:
@@ -331,6 +334,7 @@ class Dispatcher:
         if node is not None and node.pending and inode not in self.agenda:
             self._go_on(inode, node)
         self._again.discard(inode)
+        self._moving.discard(inode)
         if node is None or node.remote_exists:
             for child in self._waiting_for_parent.pop(inode, ()):
                 self.schedule(child, 0)
@@ -346,10 +350,9 @@ class Dispatcher:
         """It is not done: it was held back, or has changed while it was being sent."""
         if inode in self._halted:
             self._put(inode, trio.current_time())
-        elif inode in self._again and self.urgent(inode):
-            self.schedule(inode, _MOVING_PAUSE)
-        elif inode in self._again and inode not in self.writers:
-            self.schedule(inode)
+        elif inode in self._again and (self.urgent(inode) or inode not in self.writers):
+            pause = _MOVING_PAUSE if inode in self._moving else 0.0
+            self.schedule(inode, max(pause, 0.0 if self.urgent(inode) else self._delay))
         elif inode in self.writers and node.content_dirty:
             self.may_snapshot(inode)
 

@@ -98,7 +98,9 @@ class Transfer:
     def _wanted(self) -> bool:
         """Whether the item is still to have this file's content; of another generation, perhaps."""
         node = self._tree.find(self._content.inode)
-        return node is not None and node.remote_id == self._file_id and bool(node.content_dirty) and not node.local_trashed
+        if node is None or node.remote_id != self._file_id or node.local_trashed:
+            return False
+        return bool(node.content_dirty) or not node.remote_exists  # a crash may leave a new file without content of its own
 
     @property
     def _consistent(self) -> bool:
