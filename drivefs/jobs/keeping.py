@@ -76,7 +76,9 @@ class Keeper:
             await self.durable()
 
     async def settle(self, content: Content) -> None:
-        """The bytes, as they are at some moment of the call, are on the disk with their checksums; nothing where they change."""
+        """The bytes, as they are at some moment of the call, are on the disk with their checksums."""
+        if content.settled or not content.dirty:
+            return
         await self._keep([content], everything=False)
         await self.durable()
 

@@ -165,6 +165,9 @@ class Sender:
             if node.remote_id is None:  # never used, so it may serve another
                 self._ids.append(remote_id)
             return
+        if current.kind is Kind.FILE and current.content is None:
+            self._undo(current)
+            return
         mime_type = {Kind.FOLDER: FOLDER_MIME, Kind.SYMLINK: SYMLINK_MIME}.get(node.kind) or mime_type_of(node.local_name)
         new = self._outbox.new_item(current, remote_id, mime_type)
         crash_point("id-noted")
@@ -228,6 +231,12 @@ class Sender:
             self._keep(item, theirs)
         return current or node.remote_id != item.id
 
+    def _undo(self, node: Node) -> None:
+        """A power cut took the content of a file that, as we know now, never reached Drive: so it never was."""
+        self._tree.update(node.inode, remote_id=None)
+        self._tree.trash(self._tree.get(node.inode))
+        self._notify([Invalidation(node.local_parent or 0, node.shown_name), Invalidation(node.local_parent or 0)])
+
     async def _check_parent(self, node: Node) -> None:
         """404 for a create speaks of the folder: learn whether it is really gone, so that it will be made anew first."""
         parent = self._tree.find(node.local_parent or 0)
@@ -257,6 +266,8 @@ class Sender:
         content = self._cache.open(node.inode)
         try:
             await self._complete(content)
+            # What has not been on the disk cannot have been on Drive either: that is what a power cut is judged by.
+            await self._keeper.settle(content)
             if head is not None and head.revision != content.revision and await self._meet(content, head):
                 return
             async with content.lock:  # not in the middle of a write

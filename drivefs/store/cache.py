@@ -480,7 +480,9 @@ class Cache:
             self.save_filled(content)
             self._write_extents(content)
             self._blocks.forget(content, theirs)
-        return [number for number in bad if number in content.own]
+        ours = [number for number in bad if number in content.own]
+        content.damaged = content.damaged or bool(ours)
+        return ours
 
     def keep_copy(self, content: Content, reason: str) -> None:
         """A second name for a damaged file under lost+found, so that nothing is gone whatever becomes of the first."""

@@ -19,7 +19,7 @@ import trio
 from cachetools import LRUCache
 
 from drivefs.base.crashpoints import crash_point
-from drivefs.base.errors import LocalDiskFull, PathError
+from drivefs.base.errors import DataDamaged, LocalDiskFull, PathError
 from drivefs.base.model import Kind
 from drivefs.base.ranges import Range
 from drivefs.jobs.backpressure import Backpressure
@@ -105,7 +105,8 @@ class Files:
         """Opened to be written anew. Unsent content that only we have open is kept aside until the new one is on the disk."""
         handle = self._handle(number)
         old = handle.content
-        if not (old.dirty and old.size and self._shown[old.inode][old.id] == 1 and handle.writable):
+        alone = self._shown[old.inode][old.id] == 1
+        if not (handle.writable and old.dirty and old.size and (alone or old.damaged)):
             await self._truncate(old, 0)
             return
         handle.content = self._cache.begin_anew(old)
@@ -251,6 +252,8 @@ class Files:
         """Under the lock: what shares a block with the change is sound, and no power cut makes a mixture look settled."""
         if content.unchecked:
             await self._keeper.check(content, min(start, content.size), end)
+        if content.damaged:
+            raise DataDamaged("it is damaged on this disk. Write the file anew, or delete it.")
         await self._keeper.before_change(content)
 
     async def _write_or_make_room(self, content: Content, data: bytes, offset: int) -> None:
@@ -282,8 +285,7 @@ class Files:
 
     async def _truncate(self, content: Content, size: int) -> None:
         async with content.lock:
-            if size:
-                await self._prepare(content, min(size, content.size), size)
+            await self._prepare(content, min(size, content.size), size)
             self._cache.truncate(content, size)
         self._cache.save_times(content)
 
