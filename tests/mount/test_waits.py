@@ -169,3 +169,31 @@ def test_status_says_who_waits_for_what(stalled: Mount) -> None:
         assert {entry["operation"] for entry in waiting} == {"read"}
         assert {entry["path"] for entry in waiting} == {"MyDrive/dead/file"}
         assert all(entry["seconds"] > 1 and "bytes" in entry["what"] for entry in waiting)
+
+
+# A file that is on its way to Drive, and one that needs its room.
+FILL = """
+import sys
+open(sys.argv[1] + '.sent', 'wb').write(bytes(12 << 20))
+file = open(sys.argv[1], 'wb', buffering=0)
+for _ in range(8):
+    file.write(bytes(1 << 20))
+"""
+SYNC = "import os, sys; fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY); os.write(fd, b'1'); os.fsync(fd)"
+
+
+@pytest.mark.parametrize(
+    ("code", "flags"), [(FILL, ("--cache-size", "16M")), (SYNC, ("--fsync=remote",))], ids=["write", "fsync"]
+)
+def test_a_signal_ends_a_program_that_waits_for_uploads(new_mount: NewMount, server: Server, code: str, flags: Any) -> None:
+    """No upload gets through: a writer for whom the cache has no room, and an fsync that waits for Drive, end when killed."""
+    mount = new_mount().mount(*flags)
+    mount.expect_log("not on Drive yet|HTTP 503|is full")
+    strike(server, route="/upload/*", latency=30)
+    with program(code, mount.my / "file") as process:
+        eventually(lambda: mount.status()["waiting"], 5)
+        begin = time.monotonic()
+        process.kill()
+        process.wait(10)
+        assert time.monotonic() - begin < 2
+    server.ask("DELETE", "/_emulator/faults")
