@@ -16,17 +16,20 @@ _PIECE: Final = 64 << 20
 
 
 def private_copy(fd: int, size: int, directory: Path) -> int | None:
-    """Descriptor of a nameless file with the first ``size`` bytes of ``fd``; None where it would take more than half the room.
+    """Descriptor of a nameless file with the first ``size`` bytes of ``fd``.
 
-    The caller closes it, and the kernel then drops the file, also after a crash. Blocks: run it in a thread.
+    None where it would take more than half the room, or the file system cannot do it: nobody depends on a copy. The caller closes
+    it, and the kernel then drops the file, also after a crash. Blocks: run it in a thread.
     """
-    copy = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        copy = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
     try:
         if _share(fd, copy) or (size * 2 < shutil.disk_usage(directory).free and _copy(fd, copy, size)):
             return copy
-    except BaseException:
-        os.close(copy)
-        raise
+    except OSError:
+        pass  # full after all, or a file system without copy_file_range(2)
     os.close(copy)
     return None
 

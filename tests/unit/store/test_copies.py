@@ -44,6 +44,12 @@ def test_no_copy_where_the_room_is_scarce(original: Path, monkeypatch: pytest.Mo
     assert set(os.listdir("/proc/self/fd")) == before
 
 
+def test_no_copy_where_the_file_system_has_no_nameless_files(original: Path) -> None:
+    """Not every one knows O_TMPFILE; /proc stands for those."""
+    with open(original, "rb") as file:
+        assert private_copy(file.fileno(), 10, Path("/proc/self")) is None
+
+
 def test_no_copy_of_a_file_that_became_shorter(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a copy is none."""
     monkeypatch.setattr("drivefs.store.copies._share", lambda _fd, _copy: False)
