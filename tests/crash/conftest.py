@@ -42,6 +42,8 @@ def mount(home: Path, server: Server) -> Iterator[Mount]:
     """Mounted. Being killed is no excuse for a line in the log: a restart finds nothing to complain of."""
     mount = Mount(home, server).mount()
     yield mount
+    if mount.pid is not None:  # a daemon that ends in order leaves nothing for the next start to tidy
+        mount.run("unmount", mount.point, "--timeout", "20")
     mount.end()
     mount.judge_log()
     check_cache(mount.cache)
