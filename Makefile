@@ -5,13 +5,14 @@ BIN := .venv/bin
 PYTHON_FILES := drivefs agent tests $(wildcard bench)
 MOUNT ?= /content/drive
 
-.PHONY: help demo setup check test browser lint types lock clean
+.PHONY: help demo setup check test crash-long browser lint types lock clean
 
 help:
 	@echo "make demo    mount the embedded Drive at MOUNT=$(MOUNT), run the classic notebook cells, unmount"
 	@echo "make setup   only .venv, with everything to develop; says what it installs"
 	@echo "make check   format, lint, types, layering, fast tests (under a minute)"
 	@echo "make test    everything, with real mounts and crashes"
+	@echo "make crash-long  hours of kills, power cuts, and all short sequences of operations"
 	@echo "make lock    resolve the dependencies anew (LOCK_BEFORE=YYYY-MM-DD)"
 	@echo "make clean   remove .venv and all caches"
 
@@ -34,6 +35,10 @@ check: setup lint types
 
 test: browser lint types
 	$(BIN)/pytest -q
+
+# tests/crash without the limits that keep it short; root, for the disks whose power is cut.
+crash-long: setup
+	DRIVEFS_CRASH_ROUNDS=300 DRIVEFS_POWER_ROUNDS=150 DRIVEFS_SEQUENCES=0 $(BIN)/pytest -s tests/crash
 
 browser:
 	@scripts/setup --tests
