@@ -44,6 +44,8 @@ class ContentFiles:
         self._reserve = reserve
         for name in ("clean", "dirty"):
             os.makedirs(os.path.join(self._directory, name), mode=0o700, exist_ok=True)
+        # What ``sync`` makes safe further down would be lost with a folder whose name is not on the disk.
+        sync_directory(self._directory)
 
     def _path(self, number: int, *, dirty: bool) -> str:
         return os.path.join(self._directory, "dirty" if dirty else "clean", f"{number % 256:02x}", str(number))
