@@ -74,7 +74,8 @@ def test_write_says_so_and_close_does_not_fail(cramped: Mount, server: Server) -
 def test_deleting_makes_room(cramped: Mount, server: Server) -> None:
     """On a full disk names can be changed and files deleted, and then there is room again, without a restart."""
     fill(cramped.my / "f")
-    assert errno_of(lambda: (cramped.my / "g").write_bytes(bytes(MIB))) == errno.ENOSPC
+    with open(cramped.my / "f", "ab"):  # so that it cannot be sent
+        assert errno_of(lambda: (cramped.my / "g").write_bytes(bytes(MIB))) == errno.ENOSPC
     os.rename(cramped.my / "f", cramped.my / "h")
     (cramped.my / "d").mkdir()
     os.unlink(cramped.my / "h")
@@ -82,6 +83,15 @@ def test_deleting_makes_room(cramped: Mount, server: Server) -> None:
     cramped.flush()
     assert server.content(server.paths()["d/after"]["id"]) == filled(5)
     assert "h" not in server.paths()
+
+
+def test_a_writer_waits_until_drive_has_what_fills_the_disk(cramped: Mount, server: Server) -> None:
+    """Unsent files are sent at once, whatever --upload-delay says, and the writer goes on as soon as there is room."""
+    (cramped.my / "f").write_bytes(filled(10))
+    (cramped.my / "g").write_bytes(filled(10))
+    assert "f" in server.paths()
+    cramped.flush()
+    assert server.content(server.paths()["g"]["id"]) == filled(10)
 
 
 def test_what_is_on_drive_makes_room(cramped: Mount, server: Server) -> None:
