@@ -243,13 +243,21 @@ class Database:
         self._wal_fd = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
         # Whether the machine went down while this was open, so that what was not synced may be gone or half there.
         self.power_lost = self._note_boot()
+        self._rolled_back = False
 
     def _note_boot(self) -> bool:
         now, before = _boot_id(), self.get_meta("boot")
-        self.set_meta("boot", now)
+        lost = before not in (None, _ENDED_WELL, now)
+        if not lost:
+            self.set_meta("boot", now)
         self.commit_durably()
         sync_directory(self.cache_dir)  # SQLite may just have made the journal
-        return before not in (None, _ENDED_WELL, now)
+        return lost
+
+    def rolled_back(self) -> None:
+        """What was not synced before the power failed is dealt with; until this is said, each start has to do it anew."""
+        self.set_meta("boot", _boot_id())
+        self._rolled_back = True
 
     def _open(self) -> sqlite3.Connection:
         """The database as it is, or a new one beside the remains of one that cannot be used."""
@@ -322,6 +330,8 @@ class Database:
     def _note_end(self) -> None:
         """Where everything is on the disk, the next boot need not distrust anything."""
         if self.execute("SELECT 1 FROM content WHERE dirty AND NOT settled LIMIT 1").fetchone():
+            return
+        if self.power_lost and not self._rolled_back:
             return
         try:
             self.set_meta("boot", _ENDED_WELL)

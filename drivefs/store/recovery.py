@@ -50,6 +50,7 @@ def recover(db: Database, tree: Tree, files: ContentFiles, discard: Callable[[in
     """discard: removes a content's row and file (``Cache``). Returns what is not as the user left it."""
     db.commit_durably()  # what the rows say now is what the files may be deleted by
     lost = _Aftermath(db, tree, files).roll_back() if db.power_lost else []
+    db.rolled_back()
     _discard_superseded(db, tree, discard)
     for node in list(tree.pending()):
         crash_point("recovery-entry")
