@@ -326,7 +326,7 @@ class Dispatcher:
         self._failures.pop(inode, None)
         self._latest.pop(inode, None)
         self._halted.discard(inode)
-        self._sender.forget(inode)
+        self._sender.contents.forget(inode)
 
     def _settle(self, inode: int) -> None:
         """A worker is free again: whoever waited for this node, or for its turn, may go on."""

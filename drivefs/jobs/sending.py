@@ -8,7 +8,6 @@ survives a power cut before the call is made (``Keeper.durable``).
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -17,17 +16,16 @@ from typing import Final
 import trio
 
 from drivefs.base.crashpoints import crash_point
-from drivefs.base.errors import IdInUse, RemoteNotFound, ServerFault, UploadSuperseded
-from drivefs.base.model import FOLDER_MIME, SYMLINK_MIME, Invalidation, ItemPatch, Kind, RemoteItem, Revision
+from drivefs.base.errors import IdInUse, RemoteNotFound
+from drivefs.base.model import FOLDER_MIME, SYMLINK_MIME, Invalidation, ItemPatch, Kind, RemoteItem
 from drivefs.base.stats import Stats
 from drivefs.jobs.conflicts import Conflicts
+from drivefs.jobs.contents import Contents
 from drivefs.jobs.keeping import Keeper
 from drivefs.jobs.prefetch import Prefetch
-from drivefs.jobs.transfer import Sent, Transfer, mime_type_of
+from drivefs.jobs.transfer import mime_type_of
 from drivefs.remote.drive import Drive
 from drivefs.store.cache import Cache
-from drivefs.store.content import Content, checksum
-from drivefs.store.copies import private_copy
 from drivefs.store.merging import Merger
 from drivefs.store.outbox import Outbox, Step
 from drivefs.store.tree import Node, Tree
@@ -59,28 +57,17 @@ class Sender:
         self._tree = tree
         self._cache = cache
         self._merger = merger
-        self._prefetch = prefetch
         self._outbox = outbox
         self._notify = notify
-        self._rescan = rescan
         self._keeper = keeper
-        self._conflicts = Conflicts(drive, tree, cache, outbox, notify, stats)
-        # Of a node that is not wholly on Drive, the newest generation that is.
-        self.sent_generation: dict[int, int] = {}
-        # When a content was last sent, in trio's time; taken away by whoever wants to know.
-        self.sent_at: dict[int, float] = {}
-        # Uploads of large files that were void because their bytes changed meanwhile, in a row.
-        self._void: Counter[int] = Counter()
+        self.contents = Contents(
+            drive, tree, cache, prefetch, keeper, outbox, Conflicts(drive, tree, cache, outbox, notify, stats), self, rescan
+        )
         # Creates in a row that Drive refused because the id is in use, while it had no item of that id.
         self._barren: Counter[str] = Counter()
         self._items: dict[str, trio.Lock] = {}
         self._ids: list[str] = []
         self._ids_lock = trio.Lock()
-
-    def forget(self, inode: int) -> None:
-        """The node is as Drive has it: what its uploads have been through does not matter any more."""
-        self.sent_generation.pop(inode, None)
-        self._void.pop(inode, None)
 
     async def send(self, node: Node, step: Step) -> None:
         """Take ``step`` for ``node``, unless it is not what is due any more when the item is free."""
@@ -121,7 +108,7 @@ class Sender:
 
     async def _trash(self, node: Node) -> None:
         try:
-            self._apply(await self._drive.update(_id_of(node), ItemPatch(trashed=True)))
+            self.apply(await self._drive.update(_id_of(node), ItemPatch(trashed=True)))
         except RemoteNotFound:
             self._gone(_id_of(node))
 
@@ -133,7 +120,7 @@ class Sender:
         patch = self._outbox.patch(node)
         await self._keeper.durable()
         try:
-            self._answered(await self._drive.update(remote_id, patch))
+            self.answered(await self._drive.update(remote_id, patch))
         except RemoteNotFound:
             await self._explain_404(node, remote_id)
 
@@ -144,7 +131,7 @@ class Sender:
         except RemoteNotFound:
             self._gone(remote_id)
             return None
-        self._answered(item)
+        self.answered(item)
         return item
 
     async def _explain_404(self, node: Node, remote_id: str) -> None:
@@ -174,11 +161,11 @@ class Sender:
         await self._keeper.durable()
         try:
             if node.kind is Kind.FOLDER:
-                self._apply(await self._drive.create(new))
+                self.apply(await self._drive.create(new))
             elif node.kind is Kind.SYMLINK:
-                self._apply(await self._drive.create_with_content(new, (node.target or "").encode()))
+                self.apply(await self._drive.create_with_content(new, (node.target or "").encode()))
             else:
-                await self._send_content(current, remote_id, mime_type)
+                await self.contents.send(current, remote_id, mime_type)
         except IdInUse:
             if not await self._adopt(node.inode, remote_id):
                 self._give_up_id(node.inode, remote_id)
@@ -195,11 +182,11 @@ class Sender:
             return False
         node = self._tree.get(inode)
         if node.content is None or not node.content_dirty or item.md5 != node.sent_md5:
-            self._apply(item)  # where somebody has changed it since, that is a conflict, which the next step sees
+            self.apply(item)  # where somebody has changed it since, that is a conflict, which the next step sees
             return True
         content = self._cache.open(inode)
         try:
-            await self._own(content, item)
+            await self.contents.own(content, item)
         finally:
             self._cache.close(content)
         return True
@@ -214,23 +201,6 @@ class Sender:
         if node is not None and node.remote_id == remote_id and not node.remote_exists:
             self._tree.update(inode, remote_id=None, sent_md5=None, sent="", session_uri=None, session_generation=None)
 
-    async def _own(self, content: Content, item: RemoteItem) -> bool:
-        """``item`` is what an upload of ours made whose answer was lost. False: the file was changed since, so send it now."""
-        async with content.lock:
-            self._cache.save_times(content)
-            self._cache.freeze(content)
-            generation = self._tree.get(content.inode).generation
-        md5 = await trio.to_thread.run_sync(checksum, content.fd, content.size) if content.complete else ""
-        theirs = await self._conflicts.between(content.revision, Sent(item, item.md5 or "")) if content.revision else None
-        with self._tree.db.transaction():
-            self._apply(item)
-            node = self._tree.get(content.inode)
-            current = md5 == item.md5 and node.generation == generation and node.content == content.id
-            if node.remote_id == item.id:
-                self._mark(content, item, item.md5 or "", current=current)
-            self._keep(item, theirs)
-        return current or node.remote_id != item.id
-
     def _undo(self, node: Node) -> None:
         """A power cut took the content of a file that, as we know now, never reached Drive: so it never was."""
         self._tree.update(node.inode, remote_id=None)
@@ -243,7 +213,7 @@ class Sender:
         if parent is None or parent.remote_id is None or parent.is_virtual:
             return
         try:
-            self._apply(await self._drive.get(parent.remote_id))
+            self.apply(await self._drive.get(parent.remote_id))
         except RemoteNotFound:
             self._notify(self._merger.apply_gone(parent.remote_id))
 
@@ -257,144 +227,9 @@ class Sender:
         if head is None or self._outbox.next_step(node) is not Step.UPDATE_CONTENT or node.remote_id != remote_id:
             return
         try:
-            await self._send_content(node, remote_id, node.mime_type or mime_type_of(node.local_name), head)
+            await self.contents.send(node, remote_id, node.mime_type or mime_type_of(node.local_name), head)
         except RemoteNotFound:
             await self._explain_404(node, remote_id)
-
-    async def _send_content(self, node: Node, remote_id: str, mime_type: str, head: RemoteItem | None = None) -> None:
-        """As a new item, or over ``head``, which is what Drive has now."""
-        content = self._cache.open(node.inode)
-        try:
-            await self._complete(content)
-            # What has not been on the disk cannot have been on Drive either: that is what a power cut is judged by.
-            await self._keeper.settle(content)
-            if head is not None and head.revision != content.revision and await self._meet(content, head):
-                return
-            async with content.lock:  # not in the middle of a write
-                transfer = self._snapshot(content, remote_id, mime_type)
-            sent = await self._run(transfer, content)
-            crash_point("content-answered")
-            await self._conclude(content, transfer, sent, head)
-        finally:
-            self._cache.close(content)
-
-    async def _run(self, transfer: Transfer, content: Content) -> Sent:
-        """A large file that was changed during its last upload is sent from a copy, or it would begin again for ever."""
-        if self._void[content.inode]:
-            transfer.copy = await self._copy(transfer, content)
-        try:
-            sent = await transfer.run()
-        except UploadSuperseded:
-            if transfer.large:
-                self._void[content.inode] += 1
-            raise
-        finally:
-            if transfer.copy is not None:
-                os.close(transfer.copy)
-        self._void.pop(content.inode, None)
-        return sent
-
-    async def _copy(self, transfer: Transfer, content: Content) -> int | None:
-        """What was frozen, unless it changed before it was copied, or there is no room."""
-        copy = await trio.to_thread.run_sync(private_copy, content.fd, transfer.size, self._tree.db.cache_dir)
-        if copy is not None and content.intact < transfer.size:
-            os.close(copy)
-            raise UploadSuperseded("the file changed while it was being copied for its upload")
-        return copy
-
-    async def _meet(self, content: Content, head: RemoteItem) -> bool:
-        """Drive has another revision than ours began from. Returns whether there is nothing to be sent because of it."""
-        node = self._tree.get(content.inode)
-        if node.remote_id != head.id:
-            return True  # replaced meanwhile; the next step knows
-        if head.md5 is not None and head.md5 == node.sent_md5:
-            return await self._own(content, head)
-        if head.md5 is not None and head.md5 == content.md5:
-            return False  # merely the same bytes uploaded anew
-        if await self._holds_the_same(content, head):  # ours, and a power cut took the row that said so; or no difference anyway
-            return await self._own(content, head)
-        node = self._tree.get(content.inode)
-        if node.remote_id == head.id:
-            self._conflicts.split(node)
-        return True
-
-    async def _holds_the_same(self, content: Content, head: RemoteItem) -> bool:
-        if head.md5 is None or head.size != content.size or not content.complete:
-            return False
-        return await trio.to_thread.run_sync(checksum, content.fd, content.size) == head.md5
-
-    def _snapshot(self, content: Content, remote_id: str, mime_type: str) -> Transfer:
-        """The content as it is now, to go to ``remote_id``; UploadSuperseded where that is not what is due any more."""
-        self._cache.save_times(content)
-        node = self._tree.get(content.inode)
-        step = self._outbox.next_step(node)
-        if node.remote_id != remote_id or node.content != content.id or step not in (Step.CREATE, Step.UPDATE_CONTENT):
-            raise UploadSuperseded("the file was deleted or replaced before its upload began")
-        self._cache.freeze(content)
-        new, patch = None, ItemPatch()
-        if step is Step.CREATE:
-            new = self._outbox.new_item(node, remote_id, mime_type)
-        else:
-            patch = self._outbox.patch(node)
-        return Transfer(
-            self._drive, self._tree, content, self._keeper.durable, new=new, file_id=remote_id, patch=patch, mime_type=mime_type
-        )
-
-    async def _complete(self, content: Content) -> None:
-        """Holes are filled from their revision, for Drive takes whole files. What the disk has spoilt is not sent."""
-        for hole in content.missing(0, content.base_size):
-            await self._prefetch.ensure(content, hole)
-        await self._keeper.check(content, 0, content.size)
-
-    async def _conclude(self, content: Content, transfer: Transfer, sent: Sent, head: RemoteItem | None) -> None:
-        """Drive has answered. What else became of the item since we looked at ``head`` is asked before anything is recorded.
-
-        So a kill or a broken connection in between leaves the answer in doubt, and the next attempt asks again.
-        """
-        base = None if head is None else head.revision
-        matches = sent.item.md5 == sent.md5
-        if not matches and await self._conflicts.beaten(base, sent):
-            # Nothing is recorded: the next look meets a stranger's content over ours, which is a conflict like any other.
-            raise UploadSuperseded("somebody changed the file on Drive just after our upload")
-        theirs = await self._conflicts.between(base, sent) if base is not None and matches else None
-        current = transfer.current
-        if not self._record(content, transfer, sent, theirs, current=current and matches):
-            return
-        if current and not matches:
-            raise ServerFault("Drive states another checksum than what was sent; sending again.", status=200)
-        if not current:
-            raise UploadSuperseded("the file changed while it was being uploaded")
-
-    def _record(self, content: Content, transfer: Transfer, sent: Sent, theirs: Revision | None, *, current: bool) -> bool:
-        """One transaction: what Drive has now, and whether our content is that. False: the item is another row's by now."""
-        item = sent.item
-        with self._tree.db.transaction():
-            self._answered(item)
-            self._keep(item, theirs)
-            node = self._tree.find(content.inode)
-            if node is None or node.remote_id != item.id:
-                self._rescan()  # a rename gave the item to another row while we were sending, and that row must go on
-                return False
-            self._mark(content, item, sent.md5, current=current)
-        if current:
-            self.sent_generation.pop(content.inode, None)
-        elif item.md5 == sent.md5:
-            self.sent_generation[content.inode] = transfer.generation
-        self.sent_at[content.inode] = trio.current_time()
-        return True
-
-    def _mark(self, content: Content, item: RemoteItem, md5: str, *, current: bool) -> None:
-        self._cache.mark_uploaded(content, item, md5, current=current)
-        node = self._tree.get(content.inode)
-        if node.content_dirty and node.content != content.id:
-            self._cache.rebase(node, item.revision)  # the file was begun anew meanwhile: it succeeds what we have just sent
-
-    def _keep(self, item: RemoteItem, theirs: Revision | None) -> None:
-        """Part of a transaction. theirs: a stranger's content that lies under ours."""
-        node = self._tree.by_remote_id(item.id)
-        if theirs is not None and node is not None:
-            self._conflicts.keep(node, item, theirs)
-            self._rescan()  # the copy is to be sent
 
     # -- what Drive says -------------------------------------------------------------------------------------------
 
@@ -402,14 +237,14 @@ class Sender:
         """Deleted for good on Drive: what the user has changed of it is sent as a new item."""
         self._notify(self._merger.apply_gone(remote_id))
 
-    def _apply(self, item: RemoteItem) -> None:
+    def apply(self, item: RemoteItem) -> None:
         crash_point("answer-not-recorded")
         self._notify(self._merger.apply(item))
 
-    def _answered(self, item: RemoteItem) -> None:
+    def answered(self, item: RemoteItem) -> None:
         """Merge an item as Drive stated it after all that we sent of it."""
         with self._tree.db.transaction():
-            self._apply(item)
+            self.apply(item)
             self._outbox.answered(item.id)
 
     async def _take_id(self) -> str:

@@ -137,7 +137,7 @@ class Uploader:
 
     def _settled(self, inode: int) -> None:
         """Something was done for the node, or nothing can be: whoever waits is to look again."""
-        sent_at = self._sender.sent_at.pop(inode, None)
+        sent_at = self._sender.contents.sent_at.pop(inode, None)
         if sent_at is not None and inode in self._dispatcher.writers:
             self._sent_at[inode] = sent_at
         for goal in self._goals:
@@ -247,7 +247,7 @@ class Uploader:
     @contextmanager
     def _goal(self, nodes: Sequence[Node]) -> Iterator[Goal]:
         """While it lasts, these nodes go first, open for writing or not."""
-        goal = Goal(self._tree, self._sender.sent_generation, nodes)
+        goal = Goal(self._tree, self._sender.contents.sent_generation, nodes)
         self._goals.append(goal)
         self._wanted.update(goal.all)
         for node in nodes:
