@@ -127,7 +127,8 @@ async def test_a_reader_keeps_the_file_that_a_rename_replaced(
 ) -> None:
     """What a reader opened stays readable to the end, also those parts that were not fetched before the file was replaced."""
     monkeypatch.setattr("drivefs.jobs.prefetch._WHOLE", 10)
-    monkeypatch.setattr("drivefs.jobs.prefetch._SMALLEST_UNIT", 10)
+    monkeypatch.setattr("drivefs.jobs.window.WHOLE", 10)
+    monkeypatch.setattr("drivefs.jobs.window._SMALLEST_UNIT", 10)
     data = os.urandom(100)
     fake.put_file("a", data)
     await world.changes.poll()
@@ -393,7 +394,7 @@ async def test_a_crash_while_cutting_leaves_the_old_content_or_the_new(
             await world.walk()
             node = await world.node("a")
             content = world.cache.open(node.inode)
-            world.cache.begin_change(content, 0)
+            world.cache.begin_change(content, 0, 1 << 40)
 
             def kill(fd: int, size: int, *, after: bool = bool(number), world: World = world, crashed: Path = crashed) -> None:
                 if after:
