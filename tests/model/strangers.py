@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from drivefs.base.errors import PathError
 from tests.model.common import operation, overwritten
 from tests.model.schedule import FAR, SHARED, Schedule, Step
 from tests.support.world import World
@@ -37,6 +41,18 @@ async def far_read(s: Schedule, world: World, step: Step) -> None:
     names = [path for path, node in (await world.walk(FAR)).items() if not node.is_folder]
     if names:
         assert await world.read(names[step.i % len(names)]) in s.server.far_versions
+
+
+@contextmanager
+def _gone_meanwhile() -> Iterator[None]:
+    """Somebody else may have deleted it between our look and our call."""
+    try:
+        yield
+    except FileNotFoundError:
+        return
+    except PathError as error:
+        if error.errno != errno.ENOENT:
+            raise
 
 
 async def _shared(world: World, step: Step) -> str | None:
@@ -86,16 +102,18 @@ async def shared_read(s: Schedule, world: World, step: Step) -> None:
 @operation
 async def shared_rename(s: Schedule, world: World, step: Step) -> None:
     if path := await _shared(world, step):
-        await world.rename(path, f"{SHARED}/r{s.fresh_name()}")
+        with _gone_meanwhile():
+            await world.rename(path, f"{SHARED}/r{s.fresh_name()}")
 
 
 @operation
 async def shared_unlink(s: Schedule, world: World, step: Step) -> None:
     if path := await _shared(world, step):
-        node = await world.node(path)
-        seen = await world.read(path)
-        s.claims.unlinked(seen, node.remote_id)
-        await world.unlink(path)
+        with _gone_meanwhile():
+            node = await world.node(path)
+            seen = await world.read(path)
+            s.claims.unlinked(seen, node.remote_id)
+            await world.unlink(path)
 
 
 @operation
