@@ -19,9 +19,10 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-__all__ = ["Client", "ClientError", "canonical", "connect", "running", "runtime_dir", "socket_path"]
+__all__ = ["Client", "ClientError", "canonical", "connect", "running", "runtime_dir", "socket_path", "statuses"]
 
 # The numbers of drivefs.base.errors.ExitCode that this module itself gives; it may not import them.
 _UNEXPECTED: Final = 1
@@ -146,6 +147,53 @@ def running(*, runtime: str | None = None) -> list[Client]:
     return sorted(clients, key=lambda client: client.mountpoint)
 
 
+def statuses(*, runtime: str | None = None, timeout: float = _STATUS_TIMEOUT) -> list[dict[str, Any]]:
+    """How each mount of this user is (``Client.status``), sorted by mountpoint. All are asked at once, for ``timeout`` seconds.
+
+    Where a daemon does not tell, ``error`` says why and nothing else is known; the others' answers stand. A mount that ended
+    without everything on Drive, its daemon crashed or told to leave files behind, is among them: it has ``mounted`` false.
+    """
+    directory = runtime or runtime_dir()
+    try:
+        names = {os.path.splitext(name)[0] for name in os.listdir(directory) if name.endswith((".sock", ".json"))}
+    except FileNotFoundError:
+        return []
+    paths = [os.path.join(directory, name) for name in sorted(names)]
+    with ThreadPoolExecutor(max(1, min(16, len(paths)))) as pool:
+        found = [state for state in pool.map(lambda path: _state(path, timeout), paths) if state is not None]
+    return sorted(found, key=lambda state: str(state["mountpoint"]))
+
+
+def _state(path: str, timeout: float) -> dict[str, Any] | None:
+    """Of the mount whose socket is ``path``.sock and whose record is ``path``.json; None where there is nothing to be told."""
+    record = _record(path + ".json")
+    mountpoint = str(record.get("mountpoint") or f"{path}.sock")
+    try:
+        return _as_dict(_call(path + ".sock", mountpoint, "status", {}, timeout=timeout))
+    except ClientError as error:
+        if error.exit_code != _NOT_MOUNTED:
+            return {"mountpoint": mountpoint, "error": str(error)}
+        # Nobody listens. The record is removed by a daemon that ends with everything on Drive, so one that is left says it all.
+        return {"mountpoint": mountpoint, "mounted": False, "error": _ended(record)} if record.get("mountpoint") else None
+
+
+def _record(path: str) -> dict[str, Any]:
+    """What is known of a mount whose daemon is silent; empty where nothing is."""
+    try:
+        with open(path, "rb") as file:
+            content = json.loads(file.read())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _ended(record: Mapping[str, Any]) -> str:
+    return (
+        f"its daemon ended without everything on Drive; what is left lies in the cache {str(record.get('cache_dir', ''))!r} alone. "
+        "Mount it again, and it is sent."
+    )
+
+
 def _spellings(path: str | os.PathLike[str]) -> Iterator[str]:
     """What a path may mean, cheapest first: resolving symlinks asks the file system, which may be a mount that is stuck."""
     yield os.path.abspath(os.path.expanduser(os.fspath(path)))
@@ -167,10 +215,10 @@ def _below(mountpoint: str, path: str | os.PathLike[str]) -> str:
     raise ClientError(f"{os.fspath(path)!r} is not in the mount at {mountpoint!r}.", _NOT_MOUNTED)
 
 
-def _connect(path: str, subject: str) -> socket.socket:
+def _connect(path: str, subject: str, timeout: float = _STATUS_TIMEOUT) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(_STATUS_TIMEOUT)
+        connection.settimeout(timeout)
         connection.connect(path)
         _, uid = _peer(connection)
         # In a directory that another user made before us, somebody else's server may be listening.
@@ -201,7 +249,7 @@ def _peer(connection: socket.socket) -> tuple[int, int]:
 def _call(
     path: str, subject: str, verb: str, arguments: Mapping[str, Any], *, timeout: float, progress: Progress | None = None
 ) -> Any:
-    with _connect(path, subject) as connection:
+    with _connect(path, subject, min(timeout, _STATUS_TIMEOUT)) as connection:
         return _converse(connection, verb, arguments, timeout, progress)
 
 

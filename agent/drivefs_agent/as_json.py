@@ -144,6 +144,7 @@ def _drive(mount: DriveMount) -> dict[str, Any]:
         "oldest_pending_age_seconds": mount.oldest_pending_age_seconds,
         "cache_bytes": mount.cache_bytes,
         "cache_limit_bytes": mount.cache_limit,
+        "error": mount.error,
     }
 
 

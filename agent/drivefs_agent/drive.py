@@ -12,14 +12,30 @@ from typing import Any, Final
 
 from drivefs_agent.patience import Patience
 
-__all__ = ["DriveMount", "DriveReader"]
+__all__ = ["DriveMount", "DriveReader", "Unsent"]
 
 _TIMEOUT: Final = 1.0
+_GRACE: Final = 1.0  # for all of them together, beyond what each is given
+_LISTED: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """A file that Drive does not have as it is here. size: bytes; age: seconds since it was changed."""
+
+    path: str
+    size: int
+    age: float
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class DriveMount:
-    """Bytes and seconds. pending_*: what Drive does not have yet; its age None: nothing.  cache_limit None: no limit."""
+    """Bytes and seconds. pending_*: what Drive does not have yet; its age None: nothing.  cache_limit None: no limit.
+
+    error: why nothing is known of this one, whose other values are then None.  unsent: the first of what is pending.
+    estimated_seconds: until all is sent, as the daemon guesses; None where it cannot.
+    """
 
     mountpoint: str
     account: str | None = None
@@ -28,24 +44,25 @@ class DriveMount:
     oldest_pending_age_seconds: float | None = None
     cache_bytes: int | None = None
     cache_limit: int | None = None
+    estimated_seconds: float | None = None
+    unsent: tuple[Unsent, ...] = ()
+    error: str | None = None
 
 
 def _all_statuses() -> list[dict[str, Any]]:
-    """Of every daemon of this user; ValueError with the daemon's sentence where one does not answer."""
+    """Of every mount of this user, those included whose daemon is stuck or gone."""
     try:
         client = importlib.import_module("drivefs.client")
     except ImportError:
         return []
-    try:
-        return [each.status() for each in client.running()]
-    except client.ClientError as error:
-        raise ValueError(str(error)) from error
+    found: list[dict[str, Any]] = client.statuses(timeout=_TIMEOUT)
+    return found
 
 
 class DriveReader:
     """The mounts, again and again, each time within ``timeout`` seconds."""
 
-    def __init__(self, ask: Callable[[], list[dict[str, Any]]] = _all_statuses, timeout: float = _TIMEOUT) -> None:
+    def __init__(self, ask: Callable[[], list[dict[str, Any]]] = _all_statuses, timeout: float = _TIMEOUT + _GRACE) -> None:
         self._ask = ask
         self._patience: Patience[tuple[DriveMount, ...] | str] = Patience(timeout)
 
@@ -66,12 +83,22 @@ def _answer(ask: Callable[[], list[dict[str, Any]]]) -> tuple[DriveMount, ...] |
 
 
 def _mount(status: dict[str, Any]) -> DriveMount:
+    mountpoint = str(status["mountpoint"])
+    if "error" in status:
+        return DriveMount(mountpoint, error=str(status["error"]))
     return DriveMount(
-        mountpoint=str(status["mountpoint"]),
+        mountpoint=mountpoint,
         account=status.get("account"),
-        pending_files=status.get("pending_files"),
-        pending_bytes=status.get("pending_bytes"),
+        pending_files=status["pending_files"],
+        pending_bytes=status["pending_bytes"],
         oldest_pending_age_seconds=status.get("oldest_pending_age_s"),
         cache_bytes=status.get("cache_bytes"),
         cache_limit=status.get("cache_limit"),
+        estimated_seconds=status.get("estimated_seconds"),
+        unsent=tuple(_unsent(entry) for entry in status.get("pending", [])[:_LISTED]),
     )
+
+
+def _unsent(entry: dict[str, Any]) -> Unsent:
+    reason = "deleted here" if entry.get("deletion") else str(entry.get("reason") or "waiting")
+    return Unsent(str(entry["path"]), int(entry["size"]), float(entry["age_s"]), reason)

@@ -81,6 +81,8 @@ def _disk_text(disk: Disk) -> str:
 
 
 def _drive_text(mount: DriveMount) -> str:
+    if mount.error:
+        return _join(mount.mountpoint, f"not known: {mount.error}")
     if mount.pending_files:
         waiting = f"{_count(mount.pending_files, 'file')} ({size(mount.pending_bytes)}) not yet on Drive"
     else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -134,6 +136,39 @@ def test_the_innermost_mount_is_found(served: Callable[[str], Path]) -> None:
     inner = served("drive/MyDrive/inner")
     assert client.connect(inner / "MyDrive").mountpoint == str(inner)
     assert client.connect(outer / "MyDrive").mountpoint == str(outer)
+
+
+async def test_one_stuck_daemon_does_not_hide_the_others(home: Path) -> None:
+    """Of three mounts the well one is known, of the stuck one and the crashed one it is told that they are not, in time."""
+    runtime = home / "run"
+    runtime.mkdir(0o700)
+    well, stuck, crashed, clean = (Path(client.socket_path(str(runtime), str(home / name))) for name in ("a", "b", "c", "d"))
+
+    async def status(_: Mapping[str, Any], __: Progress) -> Any:
+        return {"mountpoint": str(home / "a"), "pending_files": 0}
+
+    for path, name in ((stuck, "b"), (crashed, "c")):
+        path.with_suffix(".json").write_text(json.dumps({"mountpoint": str(home / name), "cache_dir": "/cache"}))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve, well, {"status": status})
+        with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as left:
+            silent.bind(str(stuck))
+            silent.listen()
+            left.bind(str(clean))  # of a daemon that is gone, and that left no record: everything was on Drive
+            begun = trio.current_time()
+            found = await trio.to_thread.run_sync(lambda: client.statuses(runtime=str(runtime), timeout=0.5))
+            assert trio.current_time() - begun < 5
+        nursery.cancel_scope.cancel()
+    assert [state["mountpoint"] for state in found] == [str(home / name) for name in ("a", "b", "c")]
+    assert found[0]["pending_files"] == 0
+    assert "has not answered 'status' within" in found[1]["error"]
+    assert (found[2]["mounted"], "in the cache '/cache' alone" in found[2]["error"]) == (False, True)
+    assert "pending_files" not in found[1] | found[2]
+
+
+def test_no_mounts_no_states(home: Path) -> None:
+    """Where nothing was ever mounted there is nothing to tell."""
+    assert client.statuses(runtime=str(home / "never")) == []
 
 
 async def test_flush_sends_paths_as_the_daemon_knows_them(
