@@ -17,10 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from drivefs.client import Client
-    from drivefs.record import Record
 
 __all__ = ["cli", "main"]
 
@@ -172,7 +169,7 @@ def unmount(mountpoint: str, timeout: float, release: bool) -> None:
     """
     from pathlib import Path
 
-    from drivefs import guard
+    from drivefs import gone, guard
     from drivefs.base.errors import ExitCode
     from drivefs.client import Client, ClientError
 
@@ -183,57 +180,18 @@ def unmount(mountpoint: str, timeout: float, release: bool) -> None:
     except ClientError as error:
         if error.exit_code != ExitCode.NOT_MOUNTED:
             raise
-        if release and _is_bare(place) and guard.release(place):
+        if release and gone.is_bare(place) and guard.release(place):
             return
-        _explain_not_mounted(client, mountpoint)
-        raise
+        raise gone.why_not_mounted(client.mountpoint, mountpoint) from error
     _require_sent(unsent, f"{mountpoint!r} stays mounted, nothing is lost: try again, or give a longer --timeout.")
     if release:
         guard.release(place)
-    elif _is_bare(place) and guard.is_closed(place):
+    elif gone.is_bare(place) and guard.is_closed(place):
         quoted = shlex.quote(mountpoint)
         _say(
             f"{mountpoint!r} stays closed to writers until it is mounted again. "
             f"For a plain directory: drivefs unmount --release {quoted}"
         )
-
-
-def _is_bare(place: Path) -> bool:
-    from drivefs import mountpoint as places
-
-    return places.mount_at(place) is None
-
-
-def _explain_not_mounted(client: Client, typed: str) -> None:
-    from pathlib import Path
-
-    from drivefs import mountpoint as places
-    from drivefs.base.errors import NotMounted
-
-    record = _record_of(client.mountpoint)
-    record.add(stop=True)  # whoever supervises it must not bring it back
-    entry = places.mount_at(Path(client.mountpoint))
-    if entry is None or not entry.is_ours:
-        if record.read():
-            raise NotMounted(
-                f"{typed!r} is not mounted, and its last session has not sent everything. See what: drivefs status. "
-                f"Mount again to send it."
-            )
-        raise NotMounted(f"{typed!r} is not mounted by drivefs. See what is: drivefs status")
-    places.detach_if_dead(entry)
-    raise NotMounted(
-        f"The daemon of {typed!r} had been killed; its dead mount is removed. What it had not sent is kept in its cache: "
-        f"mount again to send it."
-    )
-
-
-def _record_of(mountpoint: str) -> Record:
-    from pathlib import Path
-
-    from drivefs.base.config import runtime_dir, socket_path
-    from drivefs.record import Record
-
-    return Record(socket_path(Path(os.path.abspath(runtime_dir(os.environ))), Path(mountpoint)))
 
 
 @cli.command()
@@ -273,6 +231,7 @@ def status(mountpoint: str | None, as_json: bool) -> None:
     """
     import json
 
+    from drivefs import gone
     from drivefs.base.errors import ExitCode, NotMounted, UsageError
     from drivefs.client import ClientError, connect
     from drivefs.report import status_text
@@ -280,32 +239,16 @@ def status(mountpoint: str | None, as_json: bool) -> None:
     try:
         states = [client.status() for client in ([connect(mountpoint)] if mountpoint is not None else _clients_here())]
     except (ClientError, NotMounted) as error:
-        if error.exit_code != ExitCode.NOT_MOUNTED or not (states := _last_sessions(mountpoint)):
+        if error.exit_code != ExitCode.NOT_MOUNTED or not (states := gone.last_sessions(mountpoint)):
             raise
     else:
-        states += _last_sessions(None) if mountpoint is None else []
+        states += gone.last_sessions(None) if mountpoint is None else []
     if as_json and len(states) > 1:
         names = ", ".join(repr(state["mountpoint"]) for state in states)
         raise UsageError(f"There are several mounts: {names}. Name the one you mean.")
     _print(json.dumps(states[0], indent=2) if as_json else "\n\n".join(map(status_text, states)))
     if any(state["pending_files"] != 0 for state in states):
         sys.exit(int(ExitCode.NOT_ON_DRIVE))
-
-
-def _last_sessions(mountpoint: str | None) -> list[dict[str, Any]]:
-    """What is known of mounts that ended with something unsent, in the form of a daemon's status; of all where none is named."""
-    from pathlib import Path
-
-    from drivefs.base.config import runtime_dir
-    from drivefs.client import canonical, running
-    from drivefs.record import records
-
-    alive = {client.mountpoint for client in running()}
-    known = [record for record in records(Path(os.path.abspath(runtime_dir(os.environ)))) if record.mountpoint not in alive]
-    if mountpoint is not None:
-        place = canonical(mountpoint)
-        known = [record for record in known if f"{place}/".startswith(f"{record.mountpoint}/")]
-    return [record.last_session() for record in known]
 
 
 def _clients_here() -> Sequence[Client]:

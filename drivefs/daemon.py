@@ -14,7 +14,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -34,15 +34,13 @@ from drivefs.jobs.listing import Listing
 from drivefs.jobs.patience import Waits
 from drivefs.jobs.prefetch import Prefetch
 from drivefs.jobs.upload import Uploader
-from drivefs.manifest import FILE_NAME, read_manifest, remove_manifest, write_manifest
+from drivefs.lastword import LastWord
 from drivefs.mountpoint import mount_at
 from drivefs.notify import sd_notify
-from drivefs.record import Record
 from drivefs.remote.auth import Credential, GoogleCredential, StaticToken
 from drivefs.remote.drive import Drive
 from drivefs.remote.http import Transport
 from drivefs.remote.quota import DEFAULT_BUDGET, Lane, Pacer
-from drivefs.report import size_text
 from drivefs.signin import Gate, SignIn
 from drivefs.store.cache import Cache
 from drivefs.store.db import Database
@@ -59,10 +57,7 @@ __all__ = ["run"]
 log = logging.getLogger(__name__)
 
 _VERDICT: Final = 0.3  # seconds that a mount waits for Drive's word on the sign-in before it says ready
-_NEWS_PERIOD: Final = 5.0  # seconds between lines about a drain
-_TIDY_PERIOD: Final = 1.0
 _KEEP_DELETIONS_MS: Final = 24 * 3600 * 1000
-_LISTED_PENDING: Final = 100
 _OTHER_BUDGET: Final = 100 * DEFAULT_BUDGET  # beyond what one machine spends, yet low enough for its slowing down to be felt
 _ANSWER_TIME: Final = 5.0  # seconds for the last answer to reach its client
 _LAST_MOMENT: Final = 5.0  # seconds of sending that even a late drain gets
@@ -93,7 +88,6 @@ class _Daemon:
     def __init__(self, config: Config, supervisor: int | None) -> None:
         self._config = config
         self._supervisor = supervisor
-        self._record = Record(config.socket_path)
         self._left_by_others = 0
         self._stats = Stats()
         # What the last drain could not send; None while nobody knows.
@@ -148,6 +142,7 @@ class _Daemon:
             on_full=self._account.refresh,
         )
         self._verbs = Verbs(config, cache, self._account, self._uploader, gate, stats, self._supervisor)
+        self._last_word = LastWord(config, tree, self._account, self._uploader)
         changes = Changes(
             drive.in_lane(Lane.BULK), tree, merger, notifier.notify, self._uploader.rescan, stats, config.poll_interval
         )
@@ -169,7 +164,14 @@ class _Daemon:
             fsync_remote=config.fsync_remote,
         )
         fs = Filesystem(tree, cache, names, files, self._account, uid=os.geteuid(), gid=os.getegid())
-        services = [keeper.serve, self._uploader.serve, changes.serve, self._account.serve, self._sign_in.serve, self._mind_list]
+        services = [
+            keeper.serve,
+            self._uploader.serve,
+            changes.serve,
+            self._account.serve,
+            self._sign_in.serve,
+            self._last_word.mind,
+        ]
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(listing.serve)
@@ -181,7 +183,9 @@ class _Daemon:
                 nursery.cancel_scope.cancel()
             await keeper.finish()
         finally:
-            self._leave_word()
+            if self._unsent_at_end is None:
+                self._unsent_at_end = self._uploader.unsent()
+            self._last_word.say(self._unsent_at_end)
 
     def _pacer(self) -> Pacer:
         """Google publishes a budget, and we keep within it; another server says itself when it has had enough."""
@@ -248,7 +252,7 @@ class _Daemon:
             await nursery.start(control.serve, self._config.socket_path, verbs)
             await nursery.start(self._obey_signals, ended)
             await self._sign_in.verdict(_VERDICT)
-            self._record.begin(self._config.mountpoint, self._config.cache_dir)
+            self._last_word.prepare()
             on_ready(self._left_by_others)
             log.info("mounted at %s", self._config.mountpoint)
             await ended.wait()
@@ -256,13 +260,6 @@ class _Daemon:
             with trio.move_on_after(_ANSWER_TIME):  # the client that asked for the end may have gone
                 await self._answering.wait()
             nursery.cancel_scope.cancel()
-
-    async def _mind_list(self) -> None:
-        """Remove the list that an earlier session left, once it is no longer true."""
-        while read_manifest(self._config.cache_dir) is not None:
-            await trio.sleep(_TIDY_PERIOD)
-            if not self._tree.count_pending():
-                remove_manifest(self._config.cache_dir)
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
@@ -295,45 +292,10 @@ class _Daemon:
         """Send; say at once, now and then, and at the end what is left: who asked may switch the machine off any moment."""
         self._unsent_at_end = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._foretell)
-            nursery.start_soon(self._tell_progress)
+            nursery.start_soon(self._last_word.foretell)
+            nursery.start_soon(self._last_word.tell_progress)
             self._unsent_at_end = await self._uploader.drain(timeout, until_empty=True)
             nursery.cancel_scope.cancel()
-
-    async def _foretell(self) -> None:
-        unsent = self._uploader.unsent()
-        if unsent:
-            await trio.to_thread.run_sync(self._write_manifest, unsent, self._account.email)
-
-    async def _tell_progress(self) -> None:
-        while True:
-            await trio.sleep(_NEWS_PERIOD)
-            unsent = self._uploader.unsent()
-            text = f"still to be sent: {len(unsent)} files ({size_text(sum(entry.size for entry in unsent))})"
-            log.info("%s", text)
-            sd_notify(f"STATUS={text}")
-
-    def _leave_word(self) -> None:
-        """The last thing a session does, whichever way it ends: list what is not on Drive, where the next one finds it."""
-        if self._unsent_at_end is None:
-            self._unsent_at_end = self._uploader.unsent()
-        unsent = self._unsent_at_end
-        if not unsent:
-            remove_manifest(self._config.cache_dir)
-            self._record.remove()
-            return
-        self._write_manifest(unsent, self._account.email)
-        for one in unsent[:_LISTED_PENDING]:
-            log.warning("not on Drive, kept in the cache: %r (%d bytes): %s", one.path, one.size, one.reason)
-        if len(unsent) > _LISTED_PENDING:
-            log.warning("and %d more, in %s", len(unsent) - _LISTED_PENDING, self._config.cache_dir / FILE_NAME)
-
-    def _write_manifest(self, unsent: Sequence[Unsent], account: str | None) -> None:
-        entries = [stated(entry) for entry in unsent]
-        try:
-            write_manifest(self._config.cache_dir, entries, mountpoint=self._config.mountpoint, account=account)
-        except OSError as error:  # a full disk; the log has the list too
-            log.warning("the list of what is not on Drive cannot be written: %s", error)
 
     async def _detach(self, *, lazily: bool) -> None:
         """Run fusermount3, which serves root and users alike; MountpointUnusable where programs still use the mount."""

@@ -78,6 +78,9 @@ class Record:
 
 
 def records(runtime_dir: Path) -> list[Record]:
-    """Of all mounts of this user that did not end with everything on Drive, the running ones too."""
+    """Of all mounts of this user that did not end with everything on Drive, the running ones too.
+
+    Where the cache has been removed there is nothing left to tell.
+    """
     found = (Record(path) for path in sorted(runtime_dir.glob("*.json")))
-    return [record for record in found if record.mountpoint]
+    return [record for record in found if record.mountpoint and os.path.isdir(record.read().get("cache_dir", ""))]

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _PATIENCE: Final = 60.0
 _CRASHES: Final = 5
+# Seconds after which it looks by itself: in a process with threads SIGCHLD may go to one that does not wait for it.
+_LOOK: Final = 1.0
 _ASKING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _AWAITED: Final = _ASKING | {signal.SIGCHLD}
 # Ends that a new start may mend.
@@ -102,10 +104,10 @@ class Supervisor:
 
     def _wait(self, pid: int) -> int:
         while True:
-            number = signal.sigwait(_AWAITED)
-            if number in _ASKING:
+            news = signal.sigtimedwait(_AWAITED, _LOOK)
+            if news is not None and news.si_signo in _ASKING:
                 self._asked = True
-                os.kill(pid, number)  # not reaped yet, so it is no other process
+                os.kill(pid, news.si_signo)  # not reaped yet, so it is no other process
                 continue
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
@@ -143,7 +145,11 @@ class Supervisor:
         """True where somebody asked for the end meanwhile."""
         crashes = len(self._crashes)
         seconds = 0 if crashes == 1 else 2 ** (crashes - 2)
-        return signal.sigtimedwait(_ASKING, seconds) is not None
+        return self._sleep(seconds) is not None
+
+    def _sleep(self, seconds: float) -> object:
+        """The signal that asks us to end, if one came meanwhile."""
+        return signal.sigtimedwait(_ASKING, seconds)
 
     def _give_up(self, why: str) -> bool:
         logger.error("%s What was not sent is kept in the cache. Mount again: drivefs mount", why)

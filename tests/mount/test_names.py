@@ -201,7 +201,7 @@ def test_control_characters_stay_out_of_terminals(server: Server, new_mount: New
     mount = new_mount().mount("--upload-delay", "600")
     (mount.my / "folder\x1b[2J" / "f\r\n\x1b[31m").write_bytes(b"x")
     shown = mount.run("status", mount.point)
-    assert shown.returncode == 0
+    assert shown.returncode == 3
     assert "not on Drive yet" in shown.stdout
     assert "\x1b" not in shown.stdout
     assert r"\x1b[31m" in shown.stdout

@@ -40,19 +40,21 @@ LEVELS = {
     "supervisor": 5,
     "signin": 5,
     "verbs": 6,
-    "daemon": 7,
+    "lastword": 7,
+    "gone": 7,
+    "daemon": 8,
     "background": 7,
     "embedded": 7,
     "settings": 7,
-    "launch": 8,
-    "cli": 9,
-    "__main__": 10,
+    "launch": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 # Rooms outside the levels, and all of drivefs that they may import.
 ANNEXES: dict[str, set[str]] = {"client": set(), "colab": {"client"}, "emulator": set(), "drivefs_agent": {"client"}}
 # Who may import an annex.
 DOORS = {
-    "client": {"cli", "launch", "background", "settings", "report", "colab", "drivefs_agent"},
+    "client": {"cli", "gone", "launch", "background", "settings", "report", "colab", "drivefs_agent"},
     "emulator": {"cli"},
     "colab": set(),
     "drivefs_agent": set(),

@@ -85,5 +85,6 @@ def test_a_directory_of_sockets_may_hold_anything(tmp_path: Path) -> None:
     """What is no record is passed over; what is no directory holds none."""
     (tmp_path / "torn.json").write_text("{")
     (tmp_path / "other.json").write_text(json.dumps(["mountpoint"]))
+    Record(tmp_path / "0.sock").begin(Path("/content/drive"), tmp_path / "a removed cache")
     assert records(tmp_path) == []
     assert records(tmp_path / "absent") == []
