@@ -152,7 +152,7 @@ class _Daemon:
         for path in cache.adopt_orphans():
             stats.record_error("it was not on Drive when the cache's database was lost, and was saved under this name", path)
         backpressure = Backpressure(cache, self._uploader.make_room, config.io_timeout)
-        names = Namespace(tree, cache, listing, self._uploader, read_only=config.read_only)
+        names = Namespace(tree, cache, keeper, listing, self._uploader, read_only=config.read_only)
         files = Files(
             tree,
             cache,

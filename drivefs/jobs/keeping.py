@@ -61,10 +61,27 @@ class Keeper:
 
     async def sync(self, content: Content) -> None:
         """fsync(2): bytes, length and name survive a power cut."""
-        size, present = content.size, list(content.present)
-        await trio.to_thread.run_sync(self._cache.sync_bytes, content)
-        self._cache.record_synced(content, size, present, settled=False)
+        await self.sync_bytes(content)
         await self.durable()
+
+    async def sync_bytes(self, content: Content) -> None:
+        """The same for the bytes only: the row that says so is as safe as whatever is committed after it."""
+        size, present, changes = content.size, list(content.present), content.changes
+        await trio.to_thread.run_sync(self._cache.sync_bytes, content)
+        self._cache.record_synced(content, size, present, settled=content.settled)
+        content.synced = changes
+
+    async def before_replacing(self, inode: int) -> None:
+        """To be called before file ``inode`` takes the name of another: its bytes come before its name, as on ext4.
+
+        Else a power cut could leave the new name with torn bytes, and the file that had it gone.
+        """
+        content = self._cache.open(inode)
+        try:
+            if content.dirty and not content.settled and content.synced != content.changes:
+                await self.sync_bytes(content)
+        finally:
+            self._cache.close(content)
 
     async def before_change(self, content: Content) -> None:
         """To be called before settled content is changed, under its lock.
@@ -167,6 +184,7 @@ class Keeper:
             # A sparse file was not summed; a block with holes has no sum, and what the user wrote in it is believed.
             settled = content.changes == changes and bool(content.sums or content.base_size) == bool(size)
             self._cache.record_synced(content, size, present, settled=settled)
+            content.synced = changes
 
     async def _sum(self, content: Content) -> None:
         sparse = content.dirty and content.size > _SPARSE and self._cache.allocated(content) < content.size // 2

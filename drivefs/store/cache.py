@@ -537,11 +537,6 @@ class Cache:
             self._db.execute("UPDATE content SET replaces = NULL WHERE id = ?", (old,))
         self._db.execute("UPDATE content SET replaces = ? WHERE id = ?", (kept, new))
 
-    def supersede(self, new: Node, old: Node) -> None:
-        """``new``, a file, takes the name of ``old``, which the user gives up by it. Part of the caller's transaction."""
-        if new.content is not None and new.content_dirty and old.content is not None and old.content_dirty:
-            self._supersede(new.content, old.content)
-
     def _release_replaced(self, content_id: int) -> None:
         """The content can stand for itself: what it took the place of is not needed any more."""
         row = self._db.execute("SELECT replaces FROM content WHERE id = ?", (content_id,)).fetchone()
@@ -555,7 +550,7 @@ class Cache:
     def made_durable(self, doomed: Iterable[int], fresh: Iterable[int]) -> None:
         """The rows are on the disk by now, so these files may go, and these clean ones may be evicted."""
         self.fresh.difference_update(fresh)
-        for number in doomed:
+        for number in set(doomed).intersection(self.doomed):  # somebody may have been faster while the rows were synced
             self.doomed.remove(number)
             self._files.remove(number)
 

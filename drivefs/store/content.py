@@ -87,6 +87,8 @@ class Content:
         # Reads under way, and where the last one ended: while a thread reads, no byte may vanish under it.
         self.readers = 0
         self.read_to = 0
+        # ``changes`` when just these bytes were last known to be on the disk; -1: never since it was opened.
+        self.synced = -1
         # Handles that may write.
         self.writers = 0
         # Filled ranges that the database does not know yet; losing that knowledge costs a download, nothing else.

@@ -60,7 +60,10 @@ class ContentFiles:
             except FileNotFoundError:
                 os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             except FileExistsError:
-                self.put_stray_aside(Path(path))
+                if os.stat(path).st_size:
+                    self.put_stray_aside(Path(path))
+                else:
+                    os.unlink(path)
             return os.open(path, flags, 0o600)
 
     def take_in(self, number: int, path: Path) -> None:

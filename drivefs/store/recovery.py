@@ -97,6 +97,7 @@ class _Aftermath:
     def _judge(self, row: Row) -> Lost | None:
         path = self._files.locate(row["id"])
         if path is not None and row["settled"]:
+            self._reopen_holes(row["id"], json.loads(row["synced"]))
             return None
         if path is not None and row["synced"] is not None:
             self._cut_back(row["id"], row["inode"], row["synced"], path)
@@ -109,19 +110,44 @@ class _Aftermath:
             self._forget(row["id"])
         return Lost(self._tree.path(node), f"{_NOT_SYNCED}: it is {now} again{kept}")
 
+    def _reopen_holes(self, content_id: int, synced: tuple[int, list[list[int]]]) -> None:
+        """What was fetched into holes after the content was settled, for its upload, was never synced."""
+        there, kept = self._extents(content_id), self._kept(content_id, synced)
+        if kept == there:
+            return
+        with self._db.transaction():
+            base = self._db.execute("SELECT base_size FROM content WHERE id = ?", (content_id,)).fetchone()["base_size"]
+            for row in self._db.execute("SELECT number FROM block WHERE content = ?", (content_id,)).fetchall():
+                start = row["number"] * BLOCK
+                if not kept.covers(start, min(start + BLOCK, base)):
+                    self._db.execute("DELETE FROM block WHERE content = ? AND number = ?", (content_id, row["number"]))
+            self._write_extents(content_id, kept)
+
+    def _extents(self, content_id: int) -> RangeSet:
+        sql = "SELECT start, end FROM extent WHERE content = ?"
+        return RangeSet(tuple(one) for one in self._db.execute(sql, (content_id,)))
+
+    def _kept(self, content_id: int, synced: tuple[int, list[list[int]]]) -> RangeSet:
+        """Of what the rows call present below the base size, what the last sync put on the disk."""
+        size, listed = synced
+        kept = self._extents(content_id).intersection(RangeSet((start, end) for start, end in listed))
+        kept.truncate(size)
+        return kept
+
+    def _write_extents(self, content_id: int, extents: RangeSet) -> None:
+        self._db.execute("DELETE FROM extent WHERE content = ?", (content_id,))
+        for start, end in extents:
+            self._db.execute("INSERT INTO extent VALUES (?, ?, ?)", (content_id, start, end))
+
     def _cut_back(self, content_id: int, inode: int, synced: str, path: Path) -> None:
         """To the length, and the bytes that had come in place of holes, of the last sync."""
-        size, listed = json.loads(synced)
+        size = json.loads(synced)[0]
         if path.stat().st_size > size:
             os.truncate(path, size)
-        sql = "SELECT start, end FROM extent WHERE content = ?"
-        there = RangeSet(tuple(one) for one in self._db.execute(sql, (content_id,)))
-        kept = there.intersection(RangeSet(tuple(one) for one in listed))
-        kept.truncate(size)
+        kept = self._kept(content_id, json.loads(synced))
         with self._db.transaction():
             self._forget_blocks(content_id)
-            for start, end in kept:
-                self._db.execute("INSERT INTO extent VALUES (?, ?, ?)", (content_id, start, end))
+            self._write_extents(content_id, kept)
             self._db.execute("UPDATE content SET base_size = min(base_size, ?) WHERE id = ?", (size, content_id))
             self._renew(self._tree.get(inode), size=path.stat().st_size)
 
@@ -134,7 +160,9 @@ class _Aftermath:
         self._db.execute("UPDATE content SET inode = ? WHERE id = ?", (node.inode, former["id"]))
         mtime = path.stat().st_mtime_ns
         self._renew(node, content=former["id"], content_dirty=1, mtime_ns=mtime, local_mtime_ms=mtime // 10**6)
-        if not former["settled"]:
+        if former["settled"]:
+            self._reopen_holes(former["id"], json.loads(former["synced"]))
+        else:
             self._cut_back(former["id"], node.inode, former["synced"], path)
         return "its former version"
 

@@ -63,12 +63,17 @@ class Filesystem:
 
     async def create(self, parent: int, name: str, mode: int, flags: int) -> tuple[Node, int]:
         """A new file and a handle on it: both, or neither where the disk has no room for its content."""
-        node = await self.names.create(parent, name, Kind.FILE, mode)
+        await self.names.get_ready(parent, name)
+        handle: int | None = None
         try:
-            return node, self.files.create(node.inode, flags)
+            with self._tree.db.transaction():
+                node = self._tree.create(parent, name, Kind.FILE, mode)
+                handle = self.files.create(node.inode, flags)
         except BaseException:
-            self.names.take_back(node)
+            if handle is not None:
+                self.files.release(handle)
             raise
+        return node, handle
 
     def attributes(self, node: Node) -> Attributes:
         return attributes_of(node, self._cache.find_open(node))

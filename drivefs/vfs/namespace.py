@@ -12,6 +12,7 @@ from typing import Final
 
 from drivefs.base.errors import PathError
 from drivefs.base.model import Kind
+from drivefs.jobs.keeping import Keeper
 from drivefs.jobs.listing import Listing
 from drivefs.jobs.upload import Uploader
 from drivefs.store.cache import Cache
@@ -25,9 +26,12 @@ RENAME_NOREPLACE: Final = 1
 
 
 class Namespace:
-    def __init__(self, tree: Tree, cache: Cache, listing: Listing, uploader: Uploader, *, read_only: bool) -> None:
+    def __init__(
+        self, tree: Tree, cache: Cache, keeper: Keeper, listing: Listing, uploader: Uploader, *, read_only: bool
+    ) -> None:
         self._tree = tree
         self._cache = cache
+        self._keeper = keeper
         self._listing = listing
         self._uploader = uploader
         self._read_only = read_only
@@ -58,20 +62,19 @@ class Namespace:
     # -- adding ----------------------------------------------------------------------------------------------------
 
     async def create(self, parent: int, name: str, kind: Kind, mode: int, target: str | None = None) -> Node:
-        """A new file, folder or symbolic link. The caller gives a file its content (``Filesystem.create``)."""
-        self._check_name(name)
+        """A new folder or symbolic link."""
         if target is not None and len(target.encode()) >= PATH_MAX:
             raise PathError(errno.ENAMETOOLONG)
-        await self._list(parent)
-        self._check_writable(parent)
+        await self.get_ready(parent, name)
         node = self._tree.create(parent, name, kind, mode, target)
-        if kind is not Kind.FILE:
-            self._uploader.schedule(node.inode)
+        self._uploader.schedule(node.inode)
         return node
 
-    def take_back(self, node: Node) -> None:
-        """What was just created could not get its content: it never was."""
-        self._tree.trash(node)
+    async def get_ready(self, parent: int, name: str) -> None:
+        """Learn what must be known before ``name`` can be created in ``parent``; raises where it may not be."""
+        self._check_name(name)
+        await self._list(parent)
+        self._check_writable(parent)
 
     # -- removing --------------------------------------------------------------------------------------------------
 
@@ -113,6 +116,10 @@ class Namespace:
         target = self._tree.child(new_parent, new_name)
         if target is not None and target.is_folder:
             await self._list(target.inode)
+        elif target is not None:
+            node = self._tree.child(parent, name)
+            if node is not None and node.content_dirty:
+                await self._keeper.before_replacing(node.inode)
         self._rename(self._existing(parent, name), new_parent, new_name, flags)
 
     def _rename(self, node: Node, new_parent: int, new_name: str, flags: int) -> None:
@@ -149,7 +156,6 @@ class Namespace:
             if self._takes_identity(node, target):
                 tree.swap_identity(node, target)
                 self._cache.rebase(node, target.remote_revision)
-            self._cache.supersede(tree.get(node.inode), tree.get(target.inode))
             tree.trash(tree.get(target.inode))
             tree.move(tree.get(node.inode), new_parent, new_name)
             # The victim goes after the newcomer has come: between the two calls Drive shows both, never neither.

@@ -149,26 +149,6 @@ def test_once_the_newer_version_is_on_the_disk_the_older_one_goes(place: Path, m
     store.close()
 
 
-def test_a_file_that_was_replaced_comes_back_where_the_newcomer_is_torn(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for a temporary file renamed over an unsent one."""
-    store = Store(place)
-    content = new_file(store, "model", b"old and settled")
-    store.settle(content)
-    store.cache.close(content)
-    store.cache.close(new_file(store, "tmp", b"new"))
-    tmp, model = store.node("tmp"), store.node("model")
-    with store.db.transaction():
-        store.cache.supersede(tmp, model)
-        store.tree.trash(model)
-        store.tree.move(store.tree.get(tmp.inode), MY_DRIVE_INODE, "model")
-    store.cache.drop_deleted(store.tree.get(model.inode))
-    assert store.bytes_of("model") == b"new"
-    store = after_power_cut(store, monkeypatch)
-    assert store.bytes_of("model") == b"old and settled"
-    assert store.node("model").inode == tmp.inode
-    store.close()
-
-
 def test_files_go_only_when_the_rows_that_say_so_are_on_the_disk(place: Path) -> None:
     """Otherwise a power cut could bring back a row whose file is gone."""
     store = Store(place)
