@@ -160,6 +160,7 @@ class _Daemon:
             backpressure,
             prefetch,
             self._uploader,
+            self._account,
             read_only=config.read_only,
             fsync_remote=config.fsync_remote,
         )

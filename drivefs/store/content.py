@@ -73,7 +73,7 @@ class Content:
         self.own: set[int] = set()
         # Blocks whose sum was taken by an earlier process: what the disk gives back has not been held against it yet.
         self.unchecked: set[int] = set()
-        # Bytes that only we had are not what they were: nothing may be changed any more, for the file has a name in lost+found too.
+        # Bytes that only we had are not what they were. Nothing may be changed any more: the file has a name in lost+found too.
         self.damaged = False
         # Of dirty content: just these bytes are on the disk, each block with its sum.
         self.settled = False

@@ -19,9 +19,10 @@ import trio
 from cachetools import LRUCache
 
 from drivefs.base.crashpoints import crash_point
-from drivefs.base.errors import DataDamaged, LocalDiskFull, PathError
+from drivefs.base.errors import DataDamaged, DriveFull, LocalDiskFull, PathError
 from drivefs.base.model import Kind
 from drivefs.base.ranges import Range
+from drivefs.jobs.account import AccountInfo
 from drivefs.jobs.backpressure import Backpressure
 from drivefs.jobs.keeping import Keeper
 from drivefs.jobs.prefetch import Prefetch, Window
@@ -65,6 +66,7 @@ class Files:
         backpressure: Backpressure,
         prefetch: Prefetch,
         uploader: Uploader,
+        account: AccountInfo,
         *,
         read_only: bool,
         fsync_remote: bool = False,
@@ -75,6 +77,7 @@ class Files:
         self._backpressure = backpressure
         self._prefetch = prefetch
         self._uploader = uploader
+        self._account = account
         self._read_only = read_only
         self._fsync_remote = fsync_remote
         self._handles: dict[int, _Handle] = {}
@@ -234,6 +237,7 @@ class Files:
         content = handle.content
         if not data:
             return 0  # write(2): nothing is changed, the length neither
+        self._require_room_on_drive(content, content.size if handle.append else offset, len(data))
         await self._backpressure.admit(content, len(data))
         async with content.lock:
             start = content.size if handle.append else offset
@@ -247,6 +251,14 @@ class Files:
             crash_point("written-not-recorded")
             self._cache.wrote(content, start, start + len(data))
         return len(data)
+
+    def _require_room_on_drive(self, content: Content, start: int, size: int) -> None:
+        """A write that makes the file longer than the account can take is refused at once, not when it is sent."""
+        if start + size <= content.size:
+            return
+        noted = self._tree.get(content.inode).size
+        if not self._account.room_for(start + size - noted):
+            raise DriveFull("The account's storage is full, counting what is still to be sent. Free space on Drive.")
 
     async def _prepare(self, content: Content, start: int, end: int) -> None:
         """Under the lock: what shares a block with the change is sound, and no power cut makes a mixture look settled."""

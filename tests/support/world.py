@@ -92,7 +92,9 @@ class World:
         self.changes = Changes(drive, self.tree, self.merger, self._notify, self.uploader.rescan, self.stats, 10.0)
         self.names = Namespace(self.tree, self.cache, self.keeper, self.listing, self.uploader, read_only=False)
         self.backpressure = Backpressure(self.cache, self.uploader.make_room, 20.0)
-        self.files = Files(self.tree, self.cache, self.keeper, self.backpressure, self.prefetch, self.uploader, read_only=False)
+        self.files = Files(
+            self.tree, self.cache, self.keeper, self.backpressure, self.prefetch, self.uploader, self.account, read_only=False
+        )
         self.fs = Filesystem(self.tree, self.cache, self.names, self.files, self.account, uid=0, gid=0)
 
     def _notify(self, stale: Sequence[Invalidation]) -> None:

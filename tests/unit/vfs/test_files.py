@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from drivefs.base.errors import LocalDiskFull, PathError
+from drivefs.base.errors import DriveFull, LocalDiskFull, PathError
+from drivefs.base.model import StorageQuota
+from drivefs.store.db import Database
 from drivefs.vfs.filesystem import Changes
 from tests.support.fake_drive import FakeDrive
 from tests.support.world import World, clone_cache, open_world
@@ -192,3 +195,56 @@ async def test_a_handle_that_is_none_is_refused(world: World, autojump_clock: Mo
     """EBADF, as the kernel would."""
     with pytest.raises(PathError, match="EBADF"):
         await world.files.read(99, 0, 1)
+
+
+async def test_a_full_account_is_said_by_write(world: World, fake: FakeDrive, autojump_clock: MockClock) -> None:
+    """Where Drive has told how much room is left, a write that goes beyond it is ENOSPC at once; shortening still works."""
+    world.account.quota = StorageQuota(limit=1000, usage=900)
+    handle = await world.create("a")
+    await world.files.write(handle, 0, bytes(80))
+    with pytest.raises(DriveFull) as caught:
+        await world.files.write(handle, 80, bytes(50))
+    assert caught.value.errno == errno.ENOSPC
+    await world.cut(handle, 10)
+    await world.files.write(handle, 0, bytes(80))
+    world.close(handle)
+    await world.drain()
+    assert fake.files() == {"a": bytes(80)}
+
+
+async def test_a_file_and_its_content_are_made_in_one_step(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """At no moment could a kill leave a name without content, nor content without a name."""
+    copies: list[Path] = []
+    execute = Database.execute
+
+    def copying(db: Database, sql: str, parameters: Any = ()) -> Any:
+        result = execute(db, sql, parameters)
+        if sql.startswith(("INSERT", "UPDATE")):
+            copies.append(tmp_path / f"copy{len(copies)}")
+            clone_cache(world.directory, copies[-1])
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "execute", copying)
+        handle = await world.create("a")
+    clone_cache(world.directory, tmp_path / "after")
+    seen = []
+    for copy in [*copies, tmp_path / "after"]:
+        with Database(copy) as db:
+            seen.append(db.execute("SELECT content IS NOT NULL FROM node WHERE shown_name = 'a'").fetchall())
+    assert [len(rows) for rows in seen[:-1]] == [0] * len(copies)
+    assert [tuple(row) for row in seen[-1]] == [(1,)]
+    world.close(handle)
+
+
+async def test_bytes_come_before_the_name_they_take(world: World, autojump_clock: MockClock) -> None:
+    """A temporary file renamed over another is on the disk first; renamed to a free name it is in no hurry."""
+    await world.write("a", b"former")
+    await world.write("tmp", b"newer")
+    synced = "SELECT count(*) FROM content WHERE synced IS NOT NULL"
+    assert world.db.execute(synced).fetchone()[0] == 0
+    await world.rename("tmp", "b")
+    assert world.db.execute(synced).fetchone()[0] == 0
+    await world.rename("b", "a")
+    assert world.db.execute(synced).fetchone()[0] == 1
+    assert await world.read("a") == b"newer"
