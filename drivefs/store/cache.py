@@ -141,8 +141,10 @@ class Cache:
             fd = self._files.create(content_id, dirty=True)
             try:
                 self._files.truncate(fd, size)
+                self._files.sync(fd, content_id, dirty=True)
             finally:
                 os.close(fd)
+            self._db.execute("UPDATE content SET synced = ? WHERE id = ?", (json.dumps([size, []]), content_id))
 
     def hold(self, content: Content) -> None:
         """Count an open content once more, for a task that outlives its caller."""
@@ -427,9 +429,8 @@ class Cache:
             self._db.execute("DELETE FROM extent WHERE content = ?", (content.id,))
             if size:
                 self._db.execute("INSERT INTO extent VALUES (?, 0, ?)", (content.id, size))
-            sql = (
-                "UPDATE content SET dirty = 0, remote_id = ?, revision = ?, md5 = ?, remote_size = ?, base_size = ? WHERE id = ?"
-            )
+            sql = """UPDATE content SET dirty = 0, settled = 0, synced = NULL,
+                                        remote_id = ?, revision = ?, md5 = ?, remote_size = ?, base_size = ? WHERE id = ?"""
             self._db.execute(sql, (item.id, item.revision, md5, size, size, content.id))
             self._tree.update(content.inode, content_dirty=0, session_uri=None, session_generation=None, size=size)
             self._blocks.on_drive(content)
@@ -437,7 +438,7 @@ class Cache:
             self._show_newer(content, item)
         self.clean_bytes += size - (0 if was_dirty else content.present.size)
         content.remote_id, content.revision, content.md5, content.remote_size = item.id, item.revision, md5, size
-        content.base_size, content.dirty = size, False
+        content.base_size, content.dirty, content.settled, content.synced = size, False, False, -1
         content.present = RangeSet([(0, size)])
         content.unsaved = RangeSet()
         crash_point("upload-recorded")

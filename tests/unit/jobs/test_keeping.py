@@ -88,7 +88,7 @@ async def test_a_flipped_bit_in_fetched_bytes_is_fetched_again(tmp_path: Path, a
 async def test_writing_into_fetched_bytes_that_the_disk_changed_does_not_launder_them(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Before a block is changed in part, the rest of it is checked: what goes to Drive is Drive's bytes and ours, nothing else."""
+    """Before a block is changed in part, the rest of it is checked: what goes to Drive is its bytes and ours, nothing else."""
     fake = FakeDrive()
     data = os.urandom(BLOCK + 5)
     fake.put_file("a", data)

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from drivefs.base.errors import CacheUnusable
-from drivefs.base.model import Kind
+from drivefs.base.model import Kind, RemoteItem, Revision
 from drivefs.store.content import BLOCK, Content, block_sums
 from drivefs.store.db import Database
+from drivefs.store.merging import Merger
 from drivefs.store.tree import MY_DRIVE_INODE
 from tests.unit.store.test_cache import DATA, Store
 
@@ -146,6 +147,37 @@ def test_once_the_newer_version_is_on_the_disk_the_older_one_goes(place: Path, m
     assert len(list(place.glob("dirty/*/*"))) == 1
     store = after_power_cut(store, monkeypatch)
     assert store.bytes_of("model") == b"new"
+    store.close()
+
+
+def test_what_was_synced_before_it_was_sent_says_nothing_of_later_changes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sent and clean, then changed and not synced: back to what Drive has, not to a mixture with the length of long ago."""
+    store = Store(place)
+    content = store.open("far")
+    store.cache.fill(content, 0, DATA)
+    store.write(content, 0, b"first")
+    store.settle(content)
+    item = RemoteItem("id-far", "far", "", ("root0",), 9, 1, 1, 100, "m", "r9")
+    Merger(store.tree).apply(item)
+    store.cache.mark_uploaded(content, item, "m", current=True)
+    store.durable()
+    store.write(content, 5, b"later")
+    store.cache.close(content)
+    store = after_power_cut(store, monkeypatch)
+    assert [lost.path for lost in store.lost] == ["MyDrive/far"]
+    node = store.node("far")
+    assert (node.content, node.content_dirty, node.remote_revision) == (None, 0, "r9")
+    store.close()
+
+
+def test_a_strangers_content_that_is_owed_outlives_a_power_cut(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is here yet, and it is still to be fetched and kept as a file of its own."""
+    store = Store(place)
+    node = store.tree.create(MY_DRIVE_INODE, "far (conflict)", Kind.FILE, 0o600)
+    store.cache.create_from(node.inode, "id-far", Revision("r1", "md5-1", 100, 1))
+    store = after_power_cut(store, monkeypatch)
+    assert store.lost == []
+    assert store.bytes_of("far (conflict)") == DATA
     store.close()
 
 
