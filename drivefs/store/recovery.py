@@ -28,6 +28,7 @@ from drivefs.base.crashpoints import crash_point
 from drivefs.base.ranges import RangeSet
 from drivefs.store.content import BLOCK
 from drivefs.store.db import Database, Row
+from drivefs.store.extents import Extents
 from drivefs.store.files import ContentFiles
 from drivefs.store.tree import Node, Tree
 
@@ -87,6 +88,7 @@ class _Aftermath:
         self._db = db
         self._tree = tree
         self._files = files
+        self._extents = Extents(db)
 
     def roll_back(self) -> list[Lost]:
         sql = """SELECT c.* FROM content c JOIN node n ON n.inode = c.inode AND n.content = c.id
@@ -112,7 +114,7 @@ class _Aftermath:
 
     def _reopen_holes(self, content_id: int, synced: tuple[int, list[list[int]]]) -> None:
         """What was fetched into holes after the content was settled, for its upload, was never synced."""
-        there, kept = self._extents(content_id), self._kept(content_id, synced)
+        there, kept = self._listed(content_id), self._kept(content_id, synced)
         if kept == there:
             return
         with self._db.transaction():
@@ -121,23 +123,18 @@ class _Aftermath:
                 start = row["number"] * BLOCK
                 if not kept.covers(start, min(start + BLOCK, base)):
                     self._db.execute("DELETE FROM block WHERE content = ? AND number = ?", (content_id, row["number"]))
-            self._write_extents(content_id, kept)
+            self._extents.replace(content_id, kept)
 
-    def _extents(self, content_id: int) -> RangeSet:
+    def _listed(self, content_id: int) -> RangeSet:
         sql = "SELECT start, end FROM extent WHERE content = ?"
         return RangeSet(tuple(one) for one in self._db.execute(sql, (content_id,)))
 
     def _kept(self, content_id: int, synced: tuple[int, list[list[int]]]) -> RangeSet:
         """Of what the rows call present below the base size, what the last sync put on the disk."""
         size, listed = synced
-        kept = self._extents(content_id).intersection(RangeSet((start, end) for start, end in listed))
+        kept = self._listed(content_id).intersection(RangeSet((start, end) for start, end in listed))
         kept.truncate(size)
         return kept
-
-    def _write_extents(self, content_id: int, extents: RangeSet) -> None:
-        self._db.execute("DELETE FROM extent WHERE content = ?", (content_id,))
-        for start, end in extents:
-            self._db.execute("INSERT INTO extent VALUES (?, ?, ?)", (content_id, start, end))
 
     def _cut_back(self, content_id: int, inode: int, synced: str, path: Path) -> None:
         """To the length, and the bytes that had come in place of holes, of the last sync."""
@@ -147,7 +144,7 @@ class _Aftermath:
         kept = self._kept(content_id, json.loads(synced))
         with self._db.transaction():
             self._forget_blocks(content_id)
-            self._write_extents(content_id, kept)
+            self._extents.replace(content_id, kept)
             self._db.execute("UPDATE content SET base_size = min(base_size, ?) WHERE id = ?", (size, content_id))
             self._renew(self._tree.get(inode), size=path.stat().st_size)
 
@@ -190,7 +187,7 @@ class _Aftermath:
 
     def _forget_blocks(self, content_id: int) -> None:
         self._db.execute("DELETE FROM block WHERE content = ?", (content_id,))
-        self._db.execute("DELETE FROM extent WHERE content = ?", (content_id,))
+        self._extents.delete(content_id)
 
 
 def tidy(db: Database, files: ContentFiles, spared: Callable[[int], bool]) -> Iterator[None]:
