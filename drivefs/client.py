@@ -188,10 +188,9 @@ def _record(path: str) -> dict[str, Any]:
 
 
 def _ended(record: Mapping[str, Any]) -> str:
-    return (
-        f"its daemon ended without everything on Drive; what is left lies in the cache {str(record.get('cache_dir', ''))!r} alone. "
-        "Mount it again, and it is sent."
-    )
+    cache = str(record.get("cache_dir", ""))
+    left = f"its daemon ended without everything on Drive; what is left lies in the cache {cache!r} alone."
+    return f"{left} Mount it again, and it is sent."
 
 
 def _spellings(path: str | os.PathLike[str]) -> Iterator[str]:

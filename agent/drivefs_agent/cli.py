@@ -13,6 +13,7 @@ from dataclasses import replace
 import click
 
 from drivefs_agent import __version__
+from drivefs_agent.cli_serve import serve_command, url_command
 
 __all__ = ["main"]
 
@@ -86,3 +87,7 @@ def bench_gpu_command() -> None:
     except BenchError as error:
         click.echo(str(error), err=True)
         sys.exit(1)
+
+
+main.add_command(serve_command)
+main.add_command(url_command)

@@ -42,7 +42,7 @@ class History:
         cards = specs.gpus.gpus
         point = Point(
             time=specs.time,
-            cpu=specs.cpu_utilization,
+            cpu=specs.cpu_ratio,
             memory=1 - specs.memory_available / specs.memory_total,
             gpu={gpu.key: gpu.utilization for gpu in cards},
             gpu_memory={gpu.key: gpu.memory_ratio for gpu in cards},

@@ -27,12 +27,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """os: the distribution's own name for itself; uptime_seconds: since the host booted."""
+    """os: the distribution's own name for itself; uptime_seconds: since the host booted; boot_time: when that was, Unix time."""
 
     hostname: str
     os: str
     kernel: str
     uptime_seconds: int | None
+    boot_time: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,14 @@ def read_system(root: Path = Path("/")) -> System:
         os=_os_name(root),
         kernel=f"{platform.system()} {read(root / 'proc/sys/kernel/osrelease') or platform.release()}",
         uptime_seconds=int(float(uptime[0])) if uptime else None,
+        boot_time=_boot_time(root),
     )
+
+
+def _boot_time(root: Path) -> int | None:
+    """The line ``btime`` of proc_stat(5), which, unlike the uptime, is the same number at every look."""
+    lines = (line.split() for line in (read(root / "proc/stat") or "").splitlines())
+    return next((int(words[1]) for words in lines if words[:1] == ["btime"]), None)
 
 
 def _os_name(root: Path) -> str:

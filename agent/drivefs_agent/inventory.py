@@ -88,6 +88,13 @@ class Specs:
         left = self.memory_limit - (self.limits.memory_used_bytes or 0)
         return max(min(left, self.memory.available), 0)
 
+    @property
+    def cpu_ratio(self) -> float | None:
+        """How busy the processors are that this process can have, 0 to 1: of its limit where it has one, else of the host's."""
+        if self.limit_cores is None:
+            return self.cpu_utilization
+        return None if self.used_cores is None else min(self.used_cores / self.limit_cores, 1.0)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, schema ``drivefs.specs/1``."""
         from drivefs_agent.as_json import to_json

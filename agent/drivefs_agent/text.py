@@ -11,7 +11,7 @@ from drivefs_agent.drive import DriveMount
 from drivefs_agent.gpu import Gpu, GpuProcess, GpuReport, MigSlice
 from drivefs_agent.inventory import Specs
 
-__all__ = ["lines", "printable", "render", "size"]
+__all__ = ["duration", "lines", "printable", "render", "size"]
 
 _ACCELERATORS = {"tpu": "TPU", "amd_gpu": "AMD GPU", "nvidia_gpu": "NVIDIA", "gaudi": "Gaudi"}
 
@@ -183,6 +183,16 @@ def size(number: float | None) -> str:
             return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1024
     return f"{number:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """The two largest units: 1 h 5 min."""
+    whole = max(0, round(seconds))
+    for unit, name, smaller, smaller_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            rest = whole % unit // smaller
+            return f"{whole // unit} {name}" + (f" {rest} {smaller_name}" if rest else "")
+    return f"{whole} s"
 
 
 def printable(text: str) -> str:

@@ -63,7 +63,7 @@ def frame(specs: Specs, history: History, columns: int) -> Iterator[str]:
     room = max(0, min(60, columns - _BAR - 34))
     yield f"{text.printable(specs.system.hostname)}   {specs.time:%Y-%m-%d %H:%M:%S} UTC   Ctrl-C ends"
     yield ""
-    yield _gauge("CPU", specs.cpu_utilization, "", history.sparkline(lambda point: point.cpu, room))
+    yield _gauge("CPU", specs.cpu_ratio, "", history.sparkline(lambda point: point.cpu, room))
     used = specs.memory_total - specs.memory_available
     amount = f"{text.size(used)} of {text.size(specs.memory_total)}"
     yield _gauge("Memory", used / specs.memory_total, amount, history.sparkline(lambda point: point.memory, room))

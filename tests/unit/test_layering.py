@@ -66,10 +66,10 @@ SOLE_IMPORTERS = {
     "google.auth": ("drivefs/remote/auth.py", "drivefs/remote/keyfile.py"),
     "google.oauth2": ("drivefs/remote/keyfile.py",),
     "googleapiclient": ("drivefs/remote/api.py",),
-    "starlette": ("drivefs/emulator/*.py",),
-    "uvicorn": ("drivefs/emulator/*.py",),
+    "starlette": ("drivefs/emulator/*.py", "agent/drivefs_agent/web.py", "agent/drivefs_agent/access.py"),
+    "uvicorn": ("drivefs/emulator/*.py", "agent/drivefs_agent/web.py"),
     "lark": ("drivefs/emulator/*.py",),
-    "click": ("drivefs/cli.py", "drivefs/emulator/server.py", "drivefs/emulator/datafolder.py", "agent/drivefs_agent/cli.py"),
+    "click": ("drivefs/cli.py", "drivefs/emulator/server.py", "drivefs/emulator/datafolder.py", "agent/drivefs_agent/cli*.py"),
     "pynvml": ("agent/drivefs_agent/nvml.py",),
 }
 SOURCES = sorted([*ROOT.glob("drivefs/**/*.py"), *ROOT.glob("agent/drivefs_agent/**/*.py")])
