@@ -154,7 +154,6 @@ class _Aftermath:
         path = None if former is None else self._files.locate(former["id"])
         if former is None or path is None:
             return None
-        self._db.execute("UPDATE content SET inode = ? WHERE id = ?", (node.inode, former["id"]))
         mtime = path.stat().st_mtime_ns
         self._renew(node, content=former["id"], content_dirty=1, mtime_ns=mtime, local_mtime_ms=mtime // 10**6)
         if former["settled"]:
