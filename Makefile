@@ -33,8 +33,9 @@ types:
 check: setup lint types
 	$(BIN)/pytest -q -n 4 -m "not slow and not mount"
 
+# Two files at a time: many tests wait for a clock, a kernel or a server more than they compute.
 test: browser lint types
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 # tests/crash without the limits that keep it short; root, for the disks whose power is cut.
 crash-long: setup
