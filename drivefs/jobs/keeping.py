@@ -14,7 +14,7 @@ from typing import Final
 import trio
 import trio.lowlevel
 
-from drivefs.base.errors import DataDamaged, DriveFSError
+from drivefs.base.errors import CacheUnusable, DataDamaged, DriveFSError
 from drivefs.base.stats import Stats
 from drivefs.store.cache import Cache
 from drivefs.store.content import Content, block_sums
@@ -30,6 +30,8 @@ _PERIOD: Final = 1.0
 _MANY: Final = 8
 # Files that are looked at before others get their turn.
 _AT_A_TIME: Final = 50
+# Files in one round: each takes a descriptor.
+_AT_MOST: Final = 500
 # A hole-ridden file larger than this is synced, not summed: reading its zeros would take longer than they are worth.
 _SPARSE: Final = 64 << 20
 
@@ -42,6 +44,9 @@ class Keeper:
         self._cache = cache
         self._stats = stats
         self._commits = trio.Lock()
+        # Contents being settled, so that nothing is read and summed twice; the event says that it is over.
+        self._busy: dict[int, trio.Event] = {}
+        self._last_error = ""
         self._asked = 0
         self._committed = 0
 
@@ -94,6 +99,8 @@ class Keeper:
 
     async def settle(self, content: Content) -> None:
         """The bytes, as they are at some moment of the call, are on the disk with their checksums."""
+        while content.id in self._busy:  # a round is at it just now
+            await self._busy[content.id].wait()
         if content.settled or not content.dirty:
             return
         await self._keep([content], everything=False)
@@ -133,6 +140,14 @@ class Keeper:
         try:
             await work()
         except (DriveFSError, OSError) as error:
+            self._report(error)
+        else:
+            self._last_error = ""
+
+    def _report(self, error: Exception) -> None:
+        """Once, and not with every round."""
+        if str(error) != self._last_error:
+            self._last_error = str(error)
             log.error("what was closed could not be put on the disk: %s", error)
             self._stats.record_error(str(error), "cache")
 
@@ -157,19 +172,38 @@ class Keeper:
             await self.durable()
 
     def _borrow(self) -> list[Content]:
-        batch = []
+        batch: list[Content] = []
         for number in list(self._cache.unkept):
-            content = self._cache.reopen(number)
+            if len(batch) == _AT_MOST:
+                break
+            content = self._reopen(number)
             if content is None:
                 self._cache.unkept.discard(number)
-            elif content.writers:
+            elif content.writers or number in self._busy:
                 self._cache.close(content)
             else:
                 self._cache.unkept.discard(number)
                 batch.append(content)
         return batch
 
+    def _reopen(self, number: int) -> Content | None:
+        try:
+            return self._cache.reopen(number)
+        except CacheUnusable as error:  # somebody removed the file; the others are to be kept all the same
+            self._stats.record_error(str(error), "cache")
+            return None
+
     async def _keep(self, contents: Sequence[Content], *, everything: bool) -> None:
+        over = trio.Event()
+        self._busy.update((content.id, over) for content in contents)
+        try:
+            await self._put_on_disk(contents, everything=everything)
+        finally:
+            for content in contents:
+                del self._busy[content.id]
+            over.set()
+
+    async def _put_on_disk(self, contents: Sequence[Content], *, everything: bool) -> None:
         noted = []
         for content in contents:
             content.kept = content.changes

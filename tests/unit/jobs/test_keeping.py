@@ -141,3 +141,15 @@ async def test_after_a_power_cut_a_file_is_what_drive_has_of_it(
         await world.drain()
         assert await world.contents() == ({"a": b"older"} if arrived else {})
     assert fake.files() == ({"a": b"older"} if arrived else {})
+
+
+async def test_a_file_that_somebody_removed_keeps_no_other_from_the_disk(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Its loss is in the status, and what else was closed is settled."""
+    fake = FakeDrive()
+    async with open_world(tmp_path / "cache", fake, delay=1000) as world:
+        await world.write("gone", b"gone")
+        await world.write("kept", b"kept")
+        (tmp_path / "cache" / "dirty" / "01" / "1").unlink()
+        await world.settle(3)
+        assert settled(world) == [False, True]
+        assert any("somebody removed it" in error["what"] for error in world.stats.snapshot()["last_errors"])
