@@ -161,7 +161,10 @@ class Keeper:
         """Settle and sum what nobody is writing to."""
         batch = self._borrow()
         try:
-            await self._keep(batch, everything=len(batch) > _MANY)
+            if len(batch) > _MANY:
+                await self._keep(batch, everything=True)
+            else:
+                await self._keep_each(batch)
         except BaseException:
             self._cache.unkept.update(content.id for content in batch)
             raise
@@ -192,6 +195,12 @@ class Keeper:
         except CacheUnusable as error:  # somebody removed the file; the others are to be kept all the same
             self._stats.record_error(str(error), "cache")
             return None
+
+    async def _keep_each(self, contents: Sequence[Content]) -> None:
+        """The small ones first; meanwhile somebody else may settle one of the others."""
+        for content in sorted(contents, key=lambda content: content.size):
+            if content.id not in self._busy:
+                await self._keep([content], everything=False)
 
     async def _keep(self, contents: Sequence[Content], *, everything: bool) -> None:
         over = trio.Event()
