@@ -14,6 +14,7 @@ import click
 
 from drivefs_agent import __version__
 from drivefs_agent.cli_serve import serve_command, url_command
+from drivefs_agent.cli_session import guard_command, hold_command, idle_command, lease_command
 
 __all__ = ["main"]
 
@@ -89,5 +90,5 @@ def bench_gpu_command() -> None:
         sys.exit(1)
 
 
-main.add_command(serve_command)
-main.add_command(url_command)
+for command in (serve_command, url_command, guard_command, idle_command, hold_command, lease_command):
+    main.add_command(command)

@@ -6,17 +6,20 @@ The file system itself is not touched, so a stuck mount cannot hold us. Works wi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from drivefs_agent.host import Mount
 from drivefs_agent.patience import Patience
 
-__all__ = ["DriveMount", "DriveReader", "Unsent"]
+__all__ = ["FSTYPE", "DriveMount", "DriveReader", "Unsent"]
 
+FSTYPE = "fuse.drive"  # of drivefs's mounts in the kernel's table
 _TIMEOUT: Final = 1.0
 _GRACE: Final = 1.0  # for all of them together, beyond what each is given
 _LISTED: Final = 20
+_STRANGE: Final = "its daemon belongs to another user, or is gone; ask as that user, or mount it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +69,19 @@ class DriveReader:
         self._ask = ask
         self._patience: Patience[tuple[DriveMount, ...] | str] = Patience(timeout)
 
-    def read(self) -> tuple[tuple[DriveMount, ...], str | None]:
-        """The mounts, and why they are not known, or None."""
+    def read(self, mounted: Iterable[Mount] = ()) -> tuple[tuple[DriveMount, ...], str | None]:
+        """The mounts, and why they are not known, or None.
+
+        ``mounted``: the kernel's table. A mount of drivefs in it whose daemon does not listen to this user is another user's, or
+        an orphan: what it holds back cannot be known here, and must not be taken for nothing.
+        """
         silent = f"no answer within {self._patience.timeout:g} s; a drivefs daemon may be stuck: look into its log"
         found = self._patience.ask({"": lambda: _answer(self._ask)}).get("", silent)
-        return ((), found) if isinstance(found, str) else (found, None)
+        if isinstance(found, str):
+            return (), found
+        known = {mount.mountpoint for mount in found}
+        strange = (each.mountpoint for each in mounted if each.fstype == FSTYPE and each.mountpoint not in known)
+        return (*found, *(DriveMount(mountpoint, error=_STRANGE) for mountpoint in strange)), None
 
 
 def _answer(ask: Callable[[], list[dict[str, Any]]]) -> tuple[DriveMount, ...] | str:

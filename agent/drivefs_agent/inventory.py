@@ -145,7 +145,8 @@ class Sampler:
         disks = DiskReader()
         self._disks = _Kept(lambda: disks.read(host.read_mounts(root)), _SLOW, clock)
         self._kernels = _Kept(lambda: procs.read_kernels(root), _SLOW, clock)
-        self._drive = _Kept(DriveReader().read, _DRIVE, clock)
+        drive = DriveReader()
+        self._drive = _Kept(lambda: drive.read(host.read_mounts(root)), _DRIVE, clock)
         self._accelerators = {
             seen: _Kept(functools.partial(read_accelerators, root, nvidia=not seen), _SLOW, clock) for seen in (True, False)
         }

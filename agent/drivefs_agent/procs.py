@@ -10,7 +10,7 @@ import mmap
 import os
 import pwd
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,7 +22,7 @@ _HOSTS_NAMESPACE: Final = "pid:[4026531836]"
 # What a process that works on a card has open: on servers, on WSL, on Tegra.
 _GPU_NODES: Final = ("/dev/nvidia", "/dev/dxg", "/dev/nvhost", "/dev/nvmap")
 # Jupyter starts a kernel with a connection file: .../kernel-<uuid>.json
-_CONNECTION: Final = re.compile(r"kernel-([0-9a-f-]{8,36})\.json")
+_CONNECTION: Final = re.compile(r"(?:^|\0)([^\0]*?)kernel-([0-9a-f-]{8,36})\.json(?:\0|$)")
 
 
 class Who(NamedTuple):
@@ -35,10 +35,11 @@ class Who(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A running Jupyter kernel and its resident memory in bytes."""
+    """A running Jupyter kernel and its resident memory in bytes. directory: where its connection file lies."""
 
     uuid: str
     used: int
+    directory: str = field(default="", compare=False)
 
 
 def describe(pid: int, root: Path = Path("/")) -> Who | None:
@@ -83,10 +84,11 @@ def read_kernels(root: Path = Path("/")) -> tuple[Kernel, ...]:
     kernels = {}
     for directory in (root / "proc").glob("[0-9]*"):
         try:
-            found = _CONNECTION.search(_command(directory))
+            found = _CONNECTION.search((directory / "cmdline").read_bytes().decode("utf-8", "surrogateescape"))
             if found:
                 pages = int((directory / "statm").read_text().split()[1])
-                kernels[found[1]] = Kernel(found[1], pages * mmap.PAGESIZE)
+                # --f=PATH is another way to say -f PATH.
+                kernels[found[2]] = Kernel(found[2], pages * mmap.PAGESIZE, found[1].rpartition("=")[2])
         except (OSError, IndexError, ValueError):  # it ended while we looked
             continue
     return tuple(kernels[uuid] for uuid in sorted(kernels))

@@ -43,18 +43,34 @@ def specs(mount: Mount) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+def row_of(values: dict[str, Any], mount: Mount) -> dict[str, Any]:
+    """Other tests may have mounts at the same time; they belong to other runtime directories, and are shown as not known."""
+    (row,) = (row for row in values["drive"]["mounts"] if row["mount"] == str(mount.point))
+    return dict(row)
+
+
 def test_what_waits_to_be_sent_and_how_much_room_drive_has(mount: Mount) -> None:
     """The daemon's word on unsent files is in the inventory, and the mount's disk row is the account's quota."""
     (mount.my / "a").write_bytes(b"12345")
     eventually(lambda: mount.status()["pending_files"] == 1)
     values = specs(mount)
-    (row,) = values["drive"]["mounts"]
+    row = row_of(values, mount)
     assert values["drive"]["error"] is None
     assert (row["mount"], row["pending_files"], row["pending_bytes"]) == (str(mount.point), 1, 5)
     assert row["cache_bytes"] == mount.status()["cache_bytes"]
     (disk,) = (disk for disk in values["disks"] if disk["mount"] == str(mount.point))
     truth = os.statvfs(mount.point)
     assert (disk["kind"], disk["total_bytes"]) == ("fuse", truth.f_blocks * truth.f_frsize)
+
+
+def test_a_mount_of_another_user_is_not_called_sent(mount: Mount) -> None:
+    """Who looks where its daemon does not listen sees the mount in the kernel's table, and that its files are not known."""
+    mount.environment["DRIVEFS_RUNTIME_DIR"] = str(mount.home / "elsewhere")
+    try:
+        row = row_of(specs(mount), mount)
+    finally:
+        mount.environment["DRIVEFS_RUNTIME_DIR"] = str(mount.home / "run")
+    assert (row["pending_files"], "belongs to another user" in row["error"]) == (None, True)
 
 
 def test_a_stopped_daemon_holds_nobody(mount: Mount) -> None:
@@ -65,7 +81,7 @@ def test_a_stopped_daemon_holds_nobody(mount: Mount) -> None:
         values = specs(mount)
     finally:
         os.kill(mount.pid, signal.SIGCONT)
-    (row,) = values["drive"]["mounts"]
+    row = row_of(values, mount)
     assert (row["mount"], row["pending_files"], values["drive"]["error"]) == (str(mount.point), None, None)
     assert "has not answered 'status' within 1 s" in row["error"]
     (disk,) = (disk for disk in values["disks"] if disk["mount"] == str(mount.point))

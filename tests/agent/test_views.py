@@ -214,7 +214,7 @@ def test_a_sampler_asks_seldom_for_what_changes_seldom(tmp_path: Path, monkeypat
         asked.append("disks")
         return ()
 
-    def drive(self: DriveReader) -> tuple[tuple[DriveMount, ...], str | None]:
+    def drive(self: DriveReader, mounted: object) -> tuple[tuple[DriveMount, ...], str | None]:
         asked.append("drive")
         return (), None
 
