@@ -17,6 +17,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
+from .matching import match
 from .writer import State, content
 
 __all__ = ["Finding", "History", "Kind", "Seen", "digest", "digest_of", "parts_in_flight"]
@@ -185,20 +186,23 @@ class History:
         """What is wrong with ``found``, and the state that it is. parts: contents that an operation in flight may have left."""
         findings: list[Finding] = []
         state: State = {}
-        explained: set[Thing] = set()
+        fits = {path: self._fitting(path, md5) for path, md5 in found.items()}
+        # Things may look alike, as empty files do: those who must be there are looked for first.
+        matched = match(fits, [thing for thing in self._things if not thing.may_be_gone])
+        explained = set(matched.values())
         for path, md5 in found.items():
-            thing, made_from = self._explain(path, md5, explained)
-            if thing is None and path in parts and md5 == digest(parts[path]):
-                thing, made_from = self._now.get(path) or Thing(), parts[path]
-            if thing is None and (left_over := self._left_over(path, md5)):
+            if path in matched:
+                state[path] = fits[path][matched[path]]
+                continue
+            if left_over := self._left_over(path, md5):
                 state |= left_over
-            elif thing is None:
-                findings.append(self._accuse(path, md5))
-                thing = self._now.get(path)
+                continue
+            if path in parts and md5 == digest(parts[path]):
+                state[path] = parts[path]
             else:
-                state[path] = made_from
-            if thing is not None:
-                explained.add(thing)
+                findings.append(self._accuse(path, md5))
+            if path in self._now:
+                explained.add(self._now[path])
         accused = {finding.path for finding in findings}
         for thing in self._things:
             places = [path for path, _ in thing.since_floor(emptied=False)]
@@ -206,16 +210,14 @@ class History:
                 findings.append(Finding(Kind.LOST, str(places[0])))
         return findings, state
 
-    def _explain(self, path: str, md5: str | None, taken: set[Thing]) -> tuple[Thing | None, list[list[int]] | None]:
-        """Whoever must be there is found before who may be gone: a name may have had several."""
-        found: tuple[Thing | None, list[list[int]] | None] = (None, None)
+    def _fitting(self, path: str, md5: str | None) -> dict[Thing, list[list[int]] | None]:
+        """The things that may be it, with what they are made from then."""
+        fitting: dict[Thing, list[list[int]] | None] = {}
         for thing in self._things:
-            for place, made_from in [] if thing in taken else self._right(thing):
+            for place, made_from in self._right(thing):
                 if place == path and md5 == (None if made_from is None else digest(made_from)):
-                    if not thing.may_be_gone:
-                        return thing, made_from
-                    found = thing, made_from
-        return found
+                    fitting.setdefault(thing, made_from)
+        return fitting
 
     def _right(self, thing: Thing) -> list[tuple[str | None, list[list[int]] | None]]:
         """Where it may be, with which content. After a power cut its name may be newer than its bytes, or older."""

@@ -76,6 +76,10 @@ class Person:
         found, state = self.history.judge(seen, parts)
         unreadable = {finding.path for finding in findings}
         findings += [finding for finding in found if finding.path not in unreadable]
+        if self.in_flight is not None and not self.chance and self.in_flight["begin"][0] == "replace":
+            # Each of the two may be in either state, but a name that is replaced is always there.
+            name = self.in_flight["begin"][-1]
+            findings += [Finding(Kind.LOST, name, "while it was replaced")] if name not in seen else []
         if not findings and adopt:
             self.history.restart(state)
             findings = self._judge_times()

@@ -69,6 +69,19 @@ def test_an_older_content_is_stale() -> None:
     assert made.judge({"a": digest(A)}, {})[0] == [Finding(Kind.STALE, "a")]
 
 
+def test_things_that_look_alike() -> None:
+    """A renaming over another empty file was in flight and did not take place: both are there, and neither is a finding."""
+    made = History()
+    made.read([*done("create", "a", a=[[1, 0]]), *done("create", "b", a=[[1, 0]], b=[[2, 0]])])
+    made.begin({"begin": ["replace", "a", "b"], "after": {"b": [[1, 0]]}})
+    empty = digest([[1, 0]])
+    possible: list[Seen] = [{"a": empty, "b": empty}, {"b": empty}]
+    for found in possible:
+        findings, state = made.judge(found, {})
+        assert (findings, state.keys()) == ([], found.keys())
+    assert [finding.kind for finding in made.judge({}, {})[0]] == [Kind.LOST]
+
+
 def test_midway_on_the_server() -> None:
     """A file that was on the server is lost when neither its old nor its new name is there, and not while either is."""
     made = history()
