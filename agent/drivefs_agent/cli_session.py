@@ -60,7 +60,13 @@ def _thresholds(command: Command) -> Command:
 
 @click.command("guard")
 @click.option("--idle", type=_SPAN, metavar="SPAN", help="Stop the box when it has been idle for so long (30m). Default: never.")
-@click.option("--stop-command", metavar="COMMAND", help="What stops the box, for example: systemctl poweroff")
+@click.option(
+    "--stop-command",
+    metavar="COMMAND",
+    envvar="DRIVEFS_STOP_COMMAND",
+    show_envvar=True,
+    help="What stops the box, for example: systemctl poweroff",
+)
 @click.option(
     "--warn", type=_SPAN, default="5m", show_default=True, metavar="SPAN", help="Between announcing a stop and doing it."
 )

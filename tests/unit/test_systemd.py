@@ -14,7 +14,8 @@ import pytest
 from drivefs.base.config import Config
 from drivefs.base.errors import ExitCode
 
-UNIT = Path(__file__).parents[2] / "systemd" / "drivefs@.service"
+UNITS = Path(__file__).parents[2] / "systemd"
+UNIT = UNITS / "drivefs@.service"
 PROGRAM = "/usr/local/bin/drivefs"
 # systemd.exec(5): each of these runs the service in a mount namespace of its own, which would hide the mount from everybody.
 MOUNT_NAMESPACE = re.compile(
@@ -24,10 +25,10 @@ MOUNT_NAMESPACE = re.compile(
 )
 
 
-def read_unit() -> configparser.ConfigParser:
+def read_unit(path: Path = UNIT) -> configparser.ConfigParser:
     unit = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#",))
     unit.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's names are case-sensitive
-    unit.read(UNIT)
+    unit.read(path)
     return unit
 
 
@@ -102,3 +103,56 @@ def test_only_a_dead_mount_is_detached(tmp_path: Path, setting: str) -> None:
         environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
         subprocess.run(["/bin/sh", "-c", script[1].replace("$$", "$"), "sh", str(place)], env=environment, check=True, timeout=10)
     assert (tmp_path / "called").read_text() == f"-uz -- {tmp_path / 'dead mount'}\n"
+
+
+# -- the agent's units ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["drivefs-agent.service", "drivefs-agent-guard.service"])
+def test_systemd_accepts_the_agents_units(tmp_path: Path, name: str) -> None:
+    """Nothing to say about either; only the program's place is adapted to this machine."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
+    text = (UNITS / name).read_text()
+    assert text.count("ExecStart=/usr/local/bin/drivefs-agent ") == 1
+    (tmp_path / name).write_text(text.replace("/usr/local/bin/drivefs-agent", sys.executable))
+    command = [analyze, "verify", "--man=no", f"./{name}"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (run.returncode, run.stderr, run.stdout) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ["drivefs-agent.service", "drivefs-agent-guard.service"])
+def test_the_agents_units_start_commands_that_exist(name: str) -> None:
+    """The command of the unit is one of the agent's, and takes the options that the unit's example gives."""
+    from click.testing import CliRunner
+
+    from drivefs_agent.cli import main
+
+    command = read_unit(UNITS / name)["Service"]["ExecStart"].split()[1]
+    (example,) = re.findall(r"^#   DRIVEFS_\w+_OPTIONS=(.*)$", (UNITS / name).read_text(), re.MULTILINE)
+    shown = CliRunner().invoke(main, [command, *example.split(), "--help"])
+    assert (shown.exit_code, shown.output.startswith(f"Usage: main {command}")) == (0, True)
+
+
+def test_the_page_is_sandboxed_and_closed_to_the_network() -> None:
+    """Who breaks into it can write its own folder alone and speak to this machine only; systemd's score is 3 at most (10: open)."""
+    service = read_unit(UNITS / "drivefs-agent.service")["Service"]
+    assert (service["ProtectSystem"], service["NoNewPrivileges"], service["IPAddressDeny"]) == ("strict", "yes", "any")
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
+    command = [analyze, "security", "--offline=true", "--no-pager", str(UNITS / "drivefs-agent.service")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    score = re.search(r"exposure level for drivefs-agent.service: ([\d.]+)", run.stdout)
+    assert score is not None, run.stdout + run.stderr
+    assert float(score[1]) <= 3
+
+
+def test_the_guard_is_given_the_time_it_takes() -> None:
+    """systemd waits longer than the guard's flush, and does not start anew what ended with files unsent on purpose."""
+    from drivefs_agent.guard import Plan
+
+    service = read_unit(UNITS / "drivefs-agent-guard.service")["Service"]
+    assert int(service["TimeoutStopSec"]) >= Plan().flush + 15
+    assert {int(word) for word in service["RestartPreventExitStatus"].split()} == {ExitCode.USAGE, ExitCode.NOT_ON_DRIVE}
