@@ -357,7 +357,7 @@ def test_sigterm_flushes(home: Path, unsent: list[dict[str, Any]]) -> None:
             [*AGENT, "guard", "--cloud", "none"], stderr=subprocess.PIPE, text=True, env=environment_of(home)
         )
         state = State(home / "agent")
-        eventually(lambda: state.folder.exists() and state.report() is not None, 30)
+        eventually(state.report, 30)
         guard.send_signal(signal.SIGTERM)
         _, said = guard.communicate(timeout=30)
         assert "flush" in asked

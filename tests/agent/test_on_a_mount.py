@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from drivefs_agent.state import State
+from tests.agent.running import AGENT
 from tests.support.mounts import Mount, eventually, why_no_mounts
 from tests.support.server import Server
 
@@ -71,6 +73,47 @@ def test_a_mount_of_another_user_is_not_called_sent(mount: Mount) -> None:
     finally:
         mount.environment["DRIVEFS_RUNTIME_DIR"] = str(mount.home / "run")
     assert (row["pending_files"], "belongs to another user" in row["error"]) == (None, True)
+
+
+def test_the_guards_end_brings_everything_to_drive(mount: Mount) -> None:
+    """A file that would wait ten minutes is on Drive when the guard, told to end as a shutdown does, has ended."""
+    (mount.my / "checkpoint.pt").write_bytes(b"w" * 100_000)
+    eventually(lambda: mount.status()["pending_files"] == 1)
+    state = State(mount.home / "agent")
+    environment = {**mount.environment, "DRIVEFS_AGENT_DIR": str(state.folder)}
+    guard = subprocess.Popen([*AGENT, "guard", "--cloud", "none"], stderr=subprocess.PIPE, text=True, env=environment)
+    eventually(state.report, 30)
+    assert mount.status()["pending_files"] == 1
+    guard.send_signal(signal.SIGTERM)
+    _, said = guard.communicate(timeout=60)
+    assert (guard.returncode, "everything is on Drive" in said) == (0, True)
+    assert mount.status()["pending_files"] == 0
+
+
+def test_an_idle_box_is_kept_while_drive_refuses_a_file(mount: Mount) -> None:
+    """Every other probe is left out and idle for no time: what keeps the real box is the one unsent file."""
+    (mount.my / "checkpoint.pt").write_bytes(b"w")
+    eventually(lambda: mount.status()["pending_files"] == 1)
+    stopped = mount.home / "stopped"
+    state = State(mount.home / "agent")
+    out = [word for probe in ("gpu", "cpu", "jupyter", "terminals", "network") for word in ("--without", probe)]
+    plan = ["--cloud", "none", "--idle", "0s", "--warn", "0s", "--stop-command", f"touch {stopped}", *out]
+    environment = {**mount.environment, "DRIVEFS_AGENT_DIR": str(state.folder)}
+    guard = subprocess.Popen([*AGENT, "guard", *plan], stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        told = eventually(state.report, 30)
+        assert told is not None
+        assert [(one["probe"], one["idle"]) for one in told["findings"]] == [("drive", False), ("hold", True)]
+        assert not stopped.exists()
+    finally:
+        guard.kill()
+        guard.communicate(timeout=30)
+    mount.client.flush(timeout=30)
+    guard = subprocess.Popen([*AGENT, "guard", *plan], stderr=subprocess.PIPE, text=True, env=environment)
+    eventually(stopped.exists, 30)
+    guard.send_signal(signal.SIGTERM)
+    guard.communicate(timeout=30)
+    assert guard.returncode == 0
 
 
 def test_a_stopped_daemon_holds_nobody(mount: Mount) -> None:

@@ -136,7 +136,7 @@ def test_the_agents_units_start_commands_that_exist(name: str) -> None:
 
 
 def test_the_page_is_sandboxed_and_closed_to_the_network() -> None:
-    """Who breaks into it can write its own folder alone and speak to this machine only; systemd's score is 3 at most (10: open)."""
+    """Who breaks into it can write its own folder alone and speak to this machine alone; systemd scores it 3 of 10 at most."""
     service = read_unit(UNITS / "drivefs-agent.service")["Service"]
     assert (service["ProtectSystem"], service["NoNewPrivileges"], service["IPAddressDeny"]) == ("strict", "yes", "any")
     analyze = shutil.which("systemd-analyze")
