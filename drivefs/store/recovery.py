@@ -50,6 +50,8 @@ class Lost:
 def recover(db: Database, tree: Tree, files: ContentFiles, discard: Callable[[int, Node | None], None]) -> list[Lost]:
     """discard: removes a content's row and file (``Cache``). Returns what is not as the user left it."""
     db.commit_durably()  # what the rows say now is what the files may be deleted by
+    if db.power_lost:
+        _leave_lost_numbers(db, files)
     lost = _Aftermath(db, tree, files).roll_back() if db.power_lost else []
     db.rolled_back()
     _discard_superseded(db, tree, discard)
@@ -58,6 +60,28 @@ def recover(db: Database, tree: Tree, files: ContentFiles, discard: Callable[[in
         if node.content_dirty and node.content is not None and not _recover_size(tree, files, node):
             lost.append(Lost(tree.path(node), "its content file is missing from the cache directory"))
     return lost
+
+
+def _leave_lost_numbers(db: Database, files: ContentFiles) -> None:
+    """A power cut may take rows whose files are there. Those go at once, and nothing new comes under their numbers:
+
+    who found a file of one number in each folder could not tell which of the two the row means.
+    """
+    given_out = last = _given_out(db)
+    for path, dirty in files.all():
+        if (number := int(path.name)) > given_out:
+            last = max(last, number)
+            _remove_unknown(files, path, dirty=dirty, known=False)
+    if last > given_out:
+        with db.transaction():
+            db.execute("DELETE FROM sqlite_sequence WHERE name = 'content'")
+            db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('content', ?)", (last,))
+
+
+def _given_out(db: Database) -> int:
+    """The last number that a content has got."""
+    sequence = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'content'").fetchone()
+    return 0 if sequence is None else int(sequence["seq"])
 
 
 def _discard_superseded(db: Database, tree: Tree, discard: Callable[[int, Node | None], None]) -> None:
@@ -194,8 +218,7 @@ def tidy(db: Database, files: ContentFiles, spared: Callable[[int], bool]) -> It
 
     spared: tells which contents are in good hands: open, or about to be deleted.
     """
-    sequence = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'content'").fetchone()
-    given_out = 0 if sequence is None else int(sequence["seq"])
+    given_out = _given_out(db)
     for path, dirty in files.all():
         crash_point("recovery-file")
         number = int(path.name)

@@ -353,6 +353,21 @@ def test_new_content_never_takes_the_file_of_lost_content(place: Path) -> None:
     store.close()
 
 
+def test_numbers_whose_rows_a_power_cut_took_are_not_given_out_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a file of that number might lie in both folders, and tidying would take the wrong one for the row's."""
+    store = Store(place)
+    (_made(place / "clean" / "01") / "1").write_bytes(b"")
+    (_made(place / "dirty" / "02") / "2").write_bytes(b"whose?")
+    store = after_power_cut(store, monkeypatch)
+    assert [path.read_bytes() for path in (store.directory / "lost+found").iterdir()] == [b"whose?"]
+    content = new_file(store, "new", b"mine")
+    assert content.id == 3
+    store.cache.close(content)
+    list(store.cache.tidy())
+    assert [path.read_bytes() for path in store.directory.glob("[cd]*/*/*")] == [b"mine"]
+    store.close()
+
+
 def test_tidying_spares_what_is_in_use_and_keeps_strays(place: Path) -> None:
     """Files without a row go, unless they hold unsent bytes that no row ever named; those are kept aside."""
     store = Store(place)
