@@ -89,13 +89,15 @@ class Keeper:
             self._cache.close(content)
 
     async def before_change(self, content: Content) -> None:
-        """To be called before settled content is changed, under its lock.
+        """To be called before content is changed, under its lock, where it is settled or was so on the disk when it was sent.
 
         Should the power fail during the change, the rows must not call the mixture settled, which would look like damage.
         """
         if content.settled:
             self._cache.unsettle(content)
-            await self.durable()
+        elif content.id not in self._cache.fresh:
+            return
+        await self.durable()
 
     async def settle(self, content: Content) -> None:
         """The bytes, as they are at some moment of the call, are on the disk with their checksums."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,33 @@ async def test_a_row_of_a_new_file_without_a_content(looked_at: bool, tmp_path: 
         await world.drain()
         assert await world.contents() == fake.files()
         assert not list(world.tree.pending())
+
+
+async def test_a_change_of_what_was_just_sent_is_no_damage_after_a_power_cut(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows on the disk must not call it settled any more, with the checksums of what it was, once its bytes are others."""
+    fake = FakeDrive()
+    async with open_world(tmp_path / "before", fake, delay=2) as world:
+        on_disk, commit = tmp_path / "rows", world.db.commit_durably
+
+        def commit_and_remember() -> None:
+            commit()
+            shutil.rmtree(on_disk, ignore_errors=True)
+            on_disk.mkdir()
+            for path in (tmp_path / "before").glob("state.db*"):
+                shutil.copy(path, on_disk)
+
+        monkeypatch.setattr(world.db, "commit_durably", commit_and_remember)
+        await world.write("a", b"sent")
+        await sync(world, "a")
+        handle = await world.open("a", os.O_RDWR)
+        await world.drain()
+        await world.files.write(handle, 4, b", changed")
+        clone_cache(tmp_path / "before", tmp_path / "cut")
+        world.close(handle)
+    for path in on_disk.iterdir():
+        shutil.copy(path, tmp_path / "cut")
+    monkeypatch.setenv("DRIVEFS_BOOT_ID", "second")
+    async with open_world(tmp_path / "cut", fake) as world:
+        assert (await world.contents())["a"] in (b"sent", b"sent, changed")
