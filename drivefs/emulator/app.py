@@ -62,7 +62,7 @@ class Emulator:
         app.routes.extend([*faults_control.routes(), *Page(store, self.traffic, faults_control.describe).routes()])
         admin.on_reset = door.rewind
         batch.app, others.app, legacy.app = door, app, app
-        self.wire = Wire(door, self.traffic)
+        self.faults, self.wire = door, Wire(door, self.traffic)
 
     def close(self) -> None:
         self._uploads.sessions.close()

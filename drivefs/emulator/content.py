@@ -6,7 +6,6 @@ is waste of a crash and is swept at start. Blobs appear under their name only wh
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import secrets
@@ -14,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import anyio.to_thread
 
 __all__ = ["EMPTY", "ContentFolder", "Landed", "Spool"]
 
@@ -85,7 +86,7 @@ class Spool:
         if len(piece) <= _INLINE:
             self._store(piece)
         else:
-            await asyncio.to_thread(self._store, piece)
+            await anyio.to_thread.run_sync(self._store, piece)
 
     def _store(self, piece: bytearray) -> None:
         view = memoryview(piece)
@@ -107,7 +108,7 @@ class Spool:
         """What has arrived, hashed. The spool must not be written to afterwards."""
         await self.flush()
         if self._digests is None:
-            self._digests = await asyncio.to_thread(self._hash_again)
+            self._digests = await anyio.to_thread.run_sync(self._hash_again)
         return Landed(self.path, self._written, *self._digests.hex())
 
     def _hash_again(self) -> _Digests:
@@ -148,7 +149,7 @@ class ContentFolder:
         if landed.path is None or landed.size == 0:
             return None
         if self._durable:
-            return await asyncio.to_thread(self._adopt, landed.path)
+            return await anyio.to_thread.run_sync(self._adopt, landed.path)
         return self._adopt(landed.path)
 
     def _adopt(self, path: Path) -> str:

@@ -5,17 +5,19 @@ Source: RFC 9110, 14 (range requests).
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import re
 from typing import Final
 
+import anyio
+import anyio.to_thread
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from drivefs.emulator.connection import disconnected
 from drivefs.emulator.content import PIECE, ContentFolder
 from drivefs.emulator.errors import ApiError
 
@@ -62,26 +64,29 @@ class _BlobResponse(Response):
 
     def __init__(self, fd: int, start: int, end: int, status: int, headers: dict[str, str]) -> None:
         super().__init__(None, status, headers)
-        self._fd, self._start, self._end = fd, start, end
+        self._fd, self._start, self._end, self._gone = fd, start, end, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # The server drops what is sent to a closed connection in silence: only receive() tells that nobody listens.
-        gone = asyncio.ensure_future(_disconnected(receive))
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            position = self._start
-            while position < self._end and not gone.done():
-                piece = await _read(self._fd, min(PIECE, self._end - position), position)
-                position += len(piece)
-                await send({"type": "http.response.body", "body": piece, "more_body": position < self._end})
+            async with anyio.create_task_group() as group:
+                # The server drops what is sent to a closed connection in silence: only receive() tells that nobody listens.
+                group.start_soon(self._watch, receive)
+                await self._send(send)
+                group.cancel_scope.cancel()
         finally:
-            gone.cancel()
             os.close(self._fd)
 
+    async def _watch(self, receive: Receive) -> None:
+        await disconnected(receive)
+        self._gone = True
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        position = self._start
+        while position < self._end and not self._gone:
+            piece = await _read(self._fd, min(PIECE, self._end - position), position)
+            position += len(piece)
+            await send({"type": "http.response.body", "body": piece, "more_body": position < self._end})
 
 
 async def _read(fd: int, size: int, offset: int) -> memoryview:
@@ -92,7 +97,7 @@ async def _read(fd: int, size: int, offset: int) -> memoryview:
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
             raise
-        count = await asyncio.to_thread(os.preadv, fd, [buffer], offset)
+        count = await anyio.to_thread.run_sync(os.preadv, fd, [buffer], offset)
     if count == 0:
         raise OSError(errno.EIO, "a blob is shorter than its revision says")
     return memoryview(buffer)[:count]

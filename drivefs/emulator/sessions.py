@@ -7,13 +7,14 @@ is out, as happens when a client gives up on a connection that the server still 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+import anyio
 
 from drivefs.emulator.content import Spool
 from drivefs.emulator.errors import ApiError, PlainError
@@ -47,7 +48,7 @@ class Live:
     """A session's file while this process has it open."""
 
     spool: Spool
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
     writer: object = None
 
     async def take(self, *, restart: bool) -> object:

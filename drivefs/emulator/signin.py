@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from typing import Any, Final
 
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -59,7 +59,7 @@ class SigningIn:
         name = (await _object(request)).get("name", "service-account")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise bad_request('Send {"name": "..."}: 6 to 30 lower-case letters, digits and hyphens, a letter first.')
-        described, public_key = await asyncio.to_thread(new_key_file, name, str(request.base_url))
+        described, public_key = await anyio.to_thread.run_sync(new_key_file, name, str(request.base_url))
         self._accounts.add(described, public_key)
         return JSONResponse(described)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
 import time
@@ -10,6 +9,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Final
 from weakref import WeakKeyDictionary
+
+import anyio
 
 __all__ = ["Bandwidth", "Bucket", "Shaper", "Spread", "Timer"]
 
@@ -21,7 +22,7 @@ class Timer:
     """now: seconds on a clock that never goes back.  sleep: waits so many seconds."""
 
     now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
 
 
 @dataclass(frozen=True, slots=True)
