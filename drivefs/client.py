@@ -84,6 +84,17 @@ class Client:
         """What the daemon knows of itself: mountpoint, pid, account, pending files and bytes, errors, request counts."""
         return _as_dict(_call(self._socket, self.mountpoint, "status", {}, timeout=_STATUS_TIMEOUT))
 
+    def dead_daemon(self) -> int | None:
+        """The process id of a daemon that was killed and cannot end, for the kernel holds a thread of it; None for any other."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_STATUS_TIMEOUT)
+            try:
+                connection.connect(self._socket)
+            except OSError:
+                return None
+            pid, _ = _peer(connection)
+        return pid if _is_zombie(pid) else None
+
     def flush(
         self, paths: Sequence[str | os.PathLike[str]] = (), *, timeout: float = 300.0, progress: Progress | None = None
     ) -> list[dict[str, Any]]:
@@ -219,14 +230,15 @@ def _connect(path: str, subject: str, timeout: float = _STATUS_TIMEOUT) -> socke
     try:
         connection.settimeout(timeout)
         connection.connect(path)
-        _, uid = _peer(connection)
+        pid, uid = _peer(connection)
         # In a directory that another user made before us, somebody else's server may be listening.
         if uid not in (0, os.geteuid()):
             raise ClientError(f"The socket {path!r} belongs to user {uid}, not to you. Remove its directory.", _UNEXPECTED)
+        if _is_zombie(pid):  # killed, and a thread that cannot end keeps the socket open, so it takes calls and answers none
+            raise ClientError(_ended_sentence(subject), _NOT_MOUNTED)
     except ConnectionRefusedError as error:
         connection.close()
-        sentence = f"The daemon of {subject!r} has ended without unmounting. Mount again, and it sends what is left to send."
-        raise ClientError(sentence, _NOT_MOUNTED) from error
+        raise ClientError(_ended_sentence(subject), _NOT_MOUNTED) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         connection.close()
         raise ClientError(f"No drivefs daemon serves {subject!r}. Mount first: drivefs mount MOUNTPOINT", _NOT_MOUNTED) from error
@@ -237,6 +249,10 @@ def _connect(path: str, subject: str, timeout: float = _STATUS_TIMEOUT) -> socke
         connection.close()
         raise
     return connection
+
+
+def _ended_sentence(subject: str) -> str:
+    return f"The daemon of {subject!r} has ended without unmounting. Mount again, and it sends what is left to send."
 
 
 def _peer(connection: socket.socket) -> tuple[int, int]:
@@ -333,11 +349,16 @@ class _Process:
         return True
 
     def _alive(self) -> bool:
-        try:
-            with open(f"/proc/{self._pid}/stat", "rb") as stat:
-                return stat.read().rpartition(b")")[2].split()[0] != b"Z"
-        except (FileNotFoundError, ProcessLookupError):
-            return False
+        return os.path.exists(f"/proc/{self._pid}") and not _is_zombie(self._pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether the process has ended, or all of it but threads that cannot. Source: proc_pid_stat(5)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] == b"Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _require_gone(mountpoint: str) -> None:

@@ -4,6 +4,8 @@ Order of the start: lock the cache, recover it, start the jobs, mount, open the 
 beside that where the Drive is known from an earlier session, and comes before mounting where it is not. Order of the end:
 drain, unmount, drain what came in between, say what is left (``manifest``), close. The mount ends in one of three ways, a
 control command, a signal, or somebody's umount, and all three send what is pending before the process ends.
+
+Invariant: no thread of this process makes a system call on its own mount (see ``look``).
 """
 
 from __future__ import annotations
@@ -213,15 +215,15 @@ class _Daemon:
     @asynccontextmanager
     async def _mounted(self, door: fuse.Door, notifier: fuse.Notifier) -> AsyncIterator[trio.Event]:
         """The mount; the event says that it has ended from outside or by ``_unmount``."""
-        mountpoint = self._config.mountpoint
         self._attach(door)
         try:
             async with trio.open_nursery() as nursery:
                 ended = trio.Event()
                 await nursery.start(self._answer_kernel, door, ended)
-                await trio.to_thread.run_sync(os.listdir, mountpoint)
-                notifier.start()  # not before the kernel has introduced itself, which the first answer proves
-                await trio.to_thread.run_sync(fuse.tune, mountpoint)
+                await door.introduced.wait()
+                notifier.start()  # not before: the kernel would not know whom it is from
+                if (entry := mount_at(self._config.mountpoint)) is not None:
+                    await trio.to_thread.run_sync(fuse.tune, entry.device)
                 yield ended
                 nursery.cancel_scope.cancel()
         finally:

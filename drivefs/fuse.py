@@ -210,7 +210,13 @@ class Door(pyfuse3.Operations):
         self._files: dict[int, _Opened] = {}
         self._directories: dict[int, _Directory] = {}
         self._next_directory = 1
+        # Set once the kernel has introduced itself and has our answer, or will never do so.
+        self.introduced = trio.Event()
         stats.waiting = waits.described
+
+    def init(self) -> None:
+        """The kernel introduces itself; it has our answer before any other task runs."""
+        self.introduced.set()
 
     # -- for operations that wait ----------------------------------------------------------------------------------
 
@@ -436,5 +442,8 @@ async def serve(door: Door, task_status: trio.TaskStatus[None] = trio.TASK_STATU
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch, door.waits)
         task_status.started()
-        await pyfuse3.main(max_tasks=_MAX_TASKS)
+        try:
+            await pyfuse3.main(max_tasks=_MAX_TASKS)
+        finally:
+            door.introduced.set()
         nursery.cancel_scope.cancel()

@@ -81,13 +81,13 @@ def release() -> None:
     pyfuse3.close(unmount=True)
 
 
-def tune(mountpoint: Path) -> None:
+def tune(device: int) -> None:
     """Let the kernel read ahead further, and keep more reads under way, where it allows that. Blocks for a moment.
 
+    device: the mount's st_dev, as the kernel's table of mounts has it: asking the mount itself would be asking ourselves.
     By default it sends us 12 reads ahead at a time (fuse.rst, "max_background"); were those all of files that Drive does not
     give, every other file would have to wait for them.
     """
-    device = os.stat(mountpoint).st_dev
     _write(Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"), 1024)
     connection = _CONNECTIONS / str(os.minor(device))
     if not connection.exists():

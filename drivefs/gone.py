@@ -7,17 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from drivefs import mountpoint as places
+from drivefs import stuck
 from drivefs.base.config import runtime_dir, socket_path
 from drivefs.base.errors import NotMounted
-from drivefs.client import canonical, running
+from drivefs.client import Client, canonical, running
 from drivefs.record import Record, records
 
-__all__ = ["is_bare", "last_sessions", "why_not_mounted"]
+__all__ = ["is_bare", "last_sessions", "remove_dead", "why_not_mounted"]
 
 
 def is_bare(place: Path) -> bool:
     """Nothing is mounted there."""
     return places.mount_at(place) is None
+
+
+def remove_dead(entry: places.MountEntry, client: Client) -> None:
+    """Remove the mount ``entry`` of a daemon that was killed; MountpointUnusable for any other. client: of its mountpoint."""
+    if entry.is_ours and (pid := client.dead_daemon()) is not None:
+        stuck.free(entry, pid)
+        if places.mount_at(Path(entry.path)) != entry:
+            return
+    places.detach_if_dead(entry)
 
 
 def last_sessions(mountpoint: str | None) -> list[dict[str, Any]]:
@@ -39,7 +49,7 @@ def why_not_mounted(mountpoint: str, typed: str) -> NotMounted:
     record.add(stop=True)
     entry = places.mount_at(Path(mountpoint))
     if entry is not None and entry.is_ours:
-        places.detach_if_dead(entry)
+        remove_dead(entry, Client(mountpoint))
         return NotMounted(
             f"The daemon of {typed!r} had been killed; its dead mount is removed. What it had not sent is kept in its cache: "
             f"mount again to send it."

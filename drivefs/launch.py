@@ -16,6 +16,7 @@ from drivefs.base.config import Config
 from drivefs.base.errors import CacheUnusable, ExitCode
 from drivefs.client import Client, ClientError
 from drivefs.embedded import ensure_embedded
+from drivefs.gone import remove_dead
 from drivefs.notify import sd_notify
 from drivefs.private import NO_WRITE, private_directory
 from drivefs.record import Record
@@ -30,13 +31,14 @@ logger = logging.getLogger(__name__)
 def already_mounted(config: Config, say: Callable[[str], None]) -> bool:
     """Whether a living daemon serves this place. A dead mount is removed on the way; MountpointUnusable for a foreign one."""
     while entry := mountpoint.mount_at(config.mountpoint):
+        client = Client(config.mountpoint, runtime=str(config.runtime_dir))
         try:
-            Client(config.mountpoint, runtime=str(config.runtime_dir)).status()
+            client.status()
             return True
         except ClientError as error:
             if error.exit_code != ExitCode.NOT_MOUNTED:
                 raise
-        mountpoint.detach_if_dead(entry)
+        remove_dead(entry, client)
         say(
             f"Removed the dead mount that a killed daemon left at {entry.path!r}. What it had not sent is in its account's cache."
         )

@@ -11,12 +11,12 @@ import re
 import shutil
 import stat
 import subprocess
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from drivefs.base.errors import FuseUnavailable, MountpointUnusable
+from drivefs.look import look
 
 __all__ = [
     "FUSE_ADVICE",
@@ -41,11 +41,12 @@ _PROBE_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class MountEntry:
-    """One mount, as the kernel lists it. kind: file system type with its subtype, as in ``fuse.drive``."""
+    """One mount, as the kernel lists it. kind: file system type with its subtype, as in ``fuse.drive``.  device: its st_dev."""
 
     path: str
     kind: str
     source: str
+    device: int = 0
 
     @property
     def is_ours(self) -> bool:
@@ -57,10 +58,12 @@ def mount_at(path: Path, table: Path = Path("/proc/self/mountinfo")) -> MountEnt
     wanted, found = os.fspath(path), None
     for line in table.read_bytes().splitlines():
         fields, _, rest = line.partition(b" - ")
-        where = _unescape(fields.split(b" ")[4])
+        _, _, numbers, _, place, *_ = fields.split(b" ")
+        where = _unescape(place)
         if where == wanted:
             kind, source = rest.split(b" ")[:2]
-            found = MountEntry(where, _unescape(kind), _unescape(source))
+            major, _, minor = numbers.partition(b":")
+            found = MountEntry(where, _unescape(kind), _unescape(source), os.makedev(int(major), int(minor)))
     return found
 
 
@@ -92,7 +95,7 @@ def detach_if_dead(entry: MountEntry) -> None:
     name = repr(entry.path)
     if not entry.is_ours:
         raise MountpointUnusable(f"{name} is already a mountpoint (of type {entry.kind}). Choose another, or unmount it first.")
-    number = _probe(entry.path)
+    number = look(entry.path, _PROBE_SECONDS).error
     if number != errno.ENOTCONN:
         state = "does not respond" if number == errno.ETIMEDOUT else "was mounted by a drivefs that listens elsewhere"
         raise MountpointUnusable(
@@ -102,26 +105,6 @@ def detach_if_dead(entry: MountEntry) -> None:
     done = subprocess.run(["fusermount3", "-uz", entry.path], capture_output=True, text=True, check=False)
     if done.returncode:
         raise MountpointUnusable(f"{name} is a dead mount that could not be removed: {done.stderr.strip()}.")
-
-
-def _probe(path: str) -> int:
-    """The errno of statvfs(path), 0 for success, ETIMEDOUT where it hangs: a mount whose daemon is stopped answers never.
-
-    statvfs always asks the daemon; lstat would be answered from the kernel's cache long after the daemon's death.
-    """
-    outcome = [errno.ETIMEDOUT]
-
-    def look() -> None:
-        try:
-            os.statvfs(path)
-            outcome[0] = 0
-        except OSError as error:
-            outcome[0] = error.errno or errno.EIO
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    thread.join(_PROBE_SECONDS)
-    return outcome[0]
 
 
 def require_usable(path: Path) -> None:

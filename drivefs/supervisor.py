@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from drivefs import mountpoint
+from drivefs import mountpoint, stuck
 from drivefs.base.errors import ExitCode, MountpointUnusable
+from drivefs.mountpoint import MountEntry
 from drivefs.record import Record
 
 __all__ = ["End", "Supervisor"]
@@ -71,6 +72,9 @@ class Supervisor:
         self._record = record
         self._asked = False
         self._crashes: list[float] = []
+        # The mount of the daemon that runs, as last seen.
+        self._mounted: MountEntry | None = None
+        self._is_freeing = False
 
     def run(self, first: Live, again: Live, started: Callable[[], None]) -> int:
         """Run ``first``, and ``again`` after each crash; returns the last exit code. started: called after the first fork."""
@@ -88,6 +92,7 @@ class Supervisor:
 
     def _watch(self, live: Live, started: Callable[[], None]) -> End:
         """Start a daemon and wait for its end; who asks us to end asks the daemon."""
+        self._mounted, self._is_freeing = None, False
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -112,6 +117,24 @@ class Supervisor:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 return status
+            self._free_if_stuck(pid)
+
+    def _free_if_stuck(self, pid: int) -> None:
+        """A daemon that was killed may be unable to end, and then its mount hangs for everybody (see ``stuck``)."""
+        entry = mountpoint.mount_at(self._place)
+        if entry is not None and entry.is_ours:
+            self._mounted = entry
+        if self._mounted is None or not stuck.is_stuck(pid):
+            return
+        try:
+            stuck.abort(self._mounted)
+        except OSError as error:
+            what = f"and the kernel does not let us free it: {error}. As root: umount -f {self._place}"
+        else:
+            what = "so its connection is aborted"
+        if not self._is_freeing:
+            logger.warning("the daemon was killed, but is stuck in the kernel, %s", what)
+        self._is_freeing = True
 
     # -- after its end ---------------------------------------------------------------------------------------------
 

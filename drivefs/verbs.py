@@ -18,6 +18,8 @@ from drivefs.base.stats import Stats
 from drivefs.control import Progress
 from drivefs.jobs.account import AccountInfo
 from drivefs.jobs.upload import Uploader
+from drivefs.look import look
+from drivefs.mountpoint import mount_at
 from drivefs.signin import Gate
 from drivefs.store.cache import Cache
 from drivefs.store.outbox import Unsent
@@ -116,11 +118,10 @@ class Verbs:
 
     async def _inode_of(self, path: str) -> int:
         """By the kernel's own lookup, so that links and aliases mean what they mean to programs."""
-        try:
-            status = await trio.to_thread.run_sync(os.stat, path)
-        except OSError as error:
-            raise UsageError(f"{path!r}: {error.strerror}. Name a file or folder inside {self._config.mountpoint}.") from error
-        here = await trio.to_thread.run_sync(os.stat, self._config.mountpoint)
-        if status.st_dev != here.st_dev:
+        seen = await trio.to_thread.run_sync(look, path, self._config.io_timeout)
+        if seen.error:
+            raise UsageError(f"{path!r}: {os.strerror(seen.error)}. Name a file or folder inside {self._config.mountpoint}.")
+        here = mount_at(self._config.mountpoint)
+        if here is None or seen.device != here.device:
             raise UsageError(f"{path!r} does not lie in {self._config.mountpoint}. Name a file or folder inside it.")
-        return status.st_ino
+        return seen.inode

@@ -14,6 +14,7 @@ import pytest
 
 from drivefs import mountpoint
 from drivefs.base.errors import ExitCode, FuseUnavailable, MountpointUnusable
+from drivefs.look import Look
 
 _MINIMAL_FILE_SYSTEM = """
 import stat, sys, pyfuse3, trio
@@ -108,7 +109,7 @@ def test_the_kernel_s_mount_table_is_read_with_its_escapes(tmp_path: Path) -> No
     assert strange is not None
     assert (strange.kind, strange.source, strange.is_ours) == ("ext4", "/dev/root", False)
     top = mountpoint.mount_at(Path("/content/drive"), table)
-    assert top == mountpoint.MountEntry("/content/drive", "fuse.drive", "drive")
+    assert top == mountpoint.MountEntry("/content/drive", "fuse.drive", "drive", os.makedev(0, 51))
     assert top.is_ours
     assert mountpoint.mount_at(Path("/content"), table) is None
 
@@ -134,7 +135,7 @@ def test_a_living_mount_of_ours_is_not_detached(tmp_path: Path) -> None:
 
 def test_a_mount_that_hangs_is_not_detached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped daemon may still hold unsent data in memory and may be continued: only ENOTCONN means dead."""
-    monkeypatch.setattr(mountpoint, "_probe", lambda _: errno.ETIMEDOUT)
+    monkeypatch.setattr(mountpoint, "look", lambda *_: Look(errno.ETIMEDOUT))
     with pytest.raises(MountpointUnusable, match="does not respond"):
         mountpoint.detach_if_dead(mountpoint.MountEntry(str(tmp_path), "fuse.drive", "drive"))
 
@@ -159,10 +160,10 @@ def test_what_a_killed_daemon_leaves_is_removed(tmp_path: Path) -> None:
         assert daemon.stdout is not None
         assert daemon.stdout.readline() == "mounted\n"
         entry = mountpoint.mount_at(place)
-        os.lstat(place)
+        device = os.lstat(place).st_dev
         daemon.send_signal(signal.SIGKILL)
     os.lstat(place)  # the kernel still answers this one itself
-    assert entry == mountpoint.MountEntry(str(place), "fuse.drive", "drive")
+    assert entry == mountpoint.MountEntry(str(place), "fuse.drive", "drive", device)
     mountpoint.detach_if_dead(entry)
     assert mountpoint.mount_at(place) is None
     assert mountpoint.prepare(place) is False
