@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import signal
+import time
 
 import pytest
 
@@ -76,3 +79,33 @@ def test_server_restart_during_an_upload(mount: Mount, server: Server) -> None:
     (item,) = server.tree()
     assert item["md5"] == hashlib.md5(data).hexdigest()
     assert len(server.revisions(item["id"])) == 1
+
+
+@pytest.mark.slow
+def test_sigterm_with_much_to_send(mount: Mount, server: Server) -> None:
+    """A slow network and a short deadline: the small files arrive, the list names the rest, and the next start goes on with it."""
+    mount.remount("--drain-timeout", "4")
+    server.ask("POST", "/_emulator/faults", {"bandwidth": {"total_up": 8_000_000}})
+    data = os.urandom(MIB) * 60
+    (mount.my / "large").write_bytes(data)
+    small = {f"small{number}": os.urandom(200_000) for number in range(6)}
+    for name, content in small.items():
+        (mount.my / name).write_bytes(content)
+    begin = time.monotonic()
+    mount.signal(signal.SIGTERM)
+    assert time.monotonic() - begin < 9
+    listed = json.loads((mount.cache / "unsent.json").read_text())
+    assert [(entry["path"], entry["size"]) for entry in listed["entries"]] == [("MyDrive/large", len(data))]
+    assert server.paths().keys() == small.keys()
+    said = mount.run("status", mount.point)
+    assert said.returncode == 3
+    assert said.stdout.startswith("safe to power off: no")
+    assert "'MyDrive/large'  60.0 MiB" in said.stdout
+    server.ask("DELETE", "/_emulator/faults")
+    mount.mount()
+    mount.flush()
+    items = server.paths()
+    assert items["large"]["md5"] == hashlib.md5(data).hexdigest()
+    assert {name: server.content(items[name]["id"]) for name in small} == small
+    assert bytes_in(server) <= len(data) + sum(map(len, small.values())) + CHUNK + 100_000
+    mount.expect_log("not on Drive")
