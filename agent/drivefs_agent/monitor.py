@@ -56,6 +56,7 @@ class Monitor:
         self._history = History(_HISTORY)
         self._closed = False
         self.latest: Look | None = None
+        self._begun = time.monotonic()
 
     @property
     def watchers(self) -> int:
@@ -67,8 +68,9 @@ class Monitor:
 
     @property
     def well(self) -> bool:
-        """Whether looks still come about."""
-        return self.latest is not None and time.monotonic() - self.latest.at < self._quiet + _ANSWER
+        """Whether looks still come about; the first is given the same time as the others."""
+        last = self._begun if self.latest is None else self.latest.at
+        return time.monotonic() - last < self._quiet + _ANSWER
 
     async def run(self) -> None:
         """Look until cancelled or closed."""

@@ -171,8 +171,8 @@ def test_a_daemon_that_hangs_keeps_no_command_from_ending(tmp_path: Path) -> Non
         finally:
             daemon.kill()
             subprocess.run(["fusermount3", "-uz", str(tmp_path)], check=True)
-    (line,) = (line for line in run.stdout.splitlines() if str(tmp_path) in line)
+    (line,) = (line for line in run.stdout.splitlines() if line.startswith("Disk") and str(tmp_path) in line)
     assert "no answer within 1 s" in line
-    (line,) = (line for line in again.stdout.splitlines() if str(tmp_path) in line)
+    (line,) = (line for line in again.stdout.splitlines() if line.startswith("Disk") and str(tmp_path) in line)
     assert "no answer to an earlier question yet" in line
     assert waiting == 1

@@ -6,6 +6,7 @@ import http.client
 import itertools
 import json
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -84,15 +85,22 @@ def test_eight_cards_and_files_on_their_way(home: Path, stub_library: Path) -> N
 
 
 def test_it_lives(home: Path) -> None:
-    """Once the last file is on Drive the page says so by itself; when the agent ends it says that, and comes back with it."""
+    """The page comes back with its agent and shows the new state by itself; an agent that is gone leaves no "safe" behind."""
+    unknown = "document.getElementById('verdict-head').textContent.startsWith('Not known')"
     with browser(home / "profile") as page:
-        with daemon(home / "run", "/content/drive", WAITING), serving(home) as served:
-            assert "Not yet safe to power off" in show(page, served)
-            port = served.port
+        with daemon(home / "run", "/content/drive", SENT), serving(home) as served:
+            assert "Safe to power off" in show(page, served)
             page.until(f"{DRAWN} >= 3")
+            assert not page.run(unknown)
+            served.process.send_signal(signal.SIGSTOP)
+            page.until(unknown)
+            assert "The agent has not answered for" in page.text()
+            served.process.send_signal(signal.SIGCONT)
+            page.until(f"!({unknown})")
         page.until("document.getElementById('live-text').textContent.includes('no answer')")
-        with daemon(home / "run", "/content/drive", SENT), serving(home, "--port", str(port)):
-            page.until("document.getElementById('verdict-head').textContent == 'Safe to power off'")
+        page.until(unknown)
+        with daemon(home / "run", "/content/drive", WAITING), serving(home, "--port", str(served.port)):
+            page.until("document.getElementById('verdict-head').textContent == 'Not yet safe to power off'")
             page.until("document.getElementById('live-text').textContent == 'live'")
 
 

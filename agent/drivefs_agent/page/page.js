@@ -2,6 +2,7 @@
 "use strict";
 
 const SPAN = 600; // seconds that the curves show
+const SILENCE = 10000; // milliseconds after which a look is out of date
 const byId = (id) => document.getElementById(id);
 let points = [];
 let shown = 0; // when the last look was drawn
@@ -324,6 +325,16 @@ function pointOf(look) {
     gpu: by((gpu) => gpu.utilization), gpu_memory: by(ratio) };
 }
 
+// What was true at the last look must not stand there as if it were now: somebody may switch the box off by it.
+function doubt() {
+  if (!shown) return;
+  byId("verdict").className = "card unknown";
+  byId("verdict-mark").textContent = "?";
+  byId("verdict-head").textContent = "Not known whether it is safe to power off";
+  byId("verdict-why").textContent = `The agent has not answered for ${span((Date.now() - shown) / 1000)}`;
+  document.title = `● ${byId("name").textContent}`;
+}
+
 function listen() {
   const stream = new EventSource("api/events");
   stream.addEventListener("history", (event) => { points = JSON.parse(event.data); });
@@ -334,6 +345,7 @@ function listen() {
     tell("on", "live");
   });
   stream.onerror = () => {
+    doubt();
     if (stream.readyState === EventSource.CLOSED) tell("off", "refused: open the address that `drivefs-agent url` prints");
     else tell("off", shown ? `no answer for ${span((Date.now() - shown) / 1000)}; trying again` : "no answer; trying again");
   };
@@ -341,4 +353,5 @@ function listen() {
 
 // The token has done its work: it must not stay in the address bar, nor in what is bookmarked or copied from it.
 if (location.search) history.replaceState(null, "", location.pathname);
+setInterval(() => { if (Date.now() - shown > SILENCE) doubt(); }, 2000);
 listen();
