@@ -20,7 +20,7 @@ class _Claim:
 
     sure: bytes | None
     alternatives: set[bytes] = field(default_factory=set)
-    new: bool = False  # a file that we made, so that a crash may leave nothing of it
+    new: bool = False  # nothing but our change, so that a crash may leave nothing of it
 
     @property
     def accepted(self) -> set[bytes]:
@@ -85,6 +85,7 @@ class Claims:
                 claim.alternatives.add(new)
             else:
                 claim.alternatives.discard(head)
+                claim.new = True  # a power cut may take our change, and then we owe nothing: he has seen what it was made of
         self._add(new)
 
     def stranger_removed(self, head: bytes) -> None:

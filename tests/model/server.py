@@ -40,10 +40,10 @@ class File:
 
 
 @contextmanager
-def shrunk() -> Iterator[None]:
+def shrunk(**others: int) -> Iterator[None]:
     """Constants of sizes, wherever in jobs and store they are, so small that a few bytes take many calls."""
     with ExitStack() as stack:
-        for name, size in _SIZES.items():
+        for name, size in {**_SIZES, **others}.items():
             homes = [m for m in list(sys.modules.values()) if m.__name__.startswith(("drivefs.jobs.", "drivefs.store."))]
             found = [(home, name_) for home in homes for name_ in (name, f"_{name}") if hasattr(home, name_)]
             assert found, f"{name} is no constant any more: give the new one here"
