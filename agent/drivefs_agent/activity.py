@@ -135,19 +135,23 @@ class Activity:
 
     def _terminals(self) -> tuple[bool | None, str]:
         """Keys struck in ssh, tmux, screen and Jupyter's terminals: the kernel notes when each terminal was last read from."""
-        ages = []
         folder = self._root / "dev/pts"
         try:
-            for name in os.listdir(folder):
-                if name.isdigit():
-                    ages.append(max(0.0, self._now() - os.stat(folder / name).st_atime))
-        except FileNotFoundError:  # no terminals here, or one that was just closed
-            pass
+            names = [name for name in os.listdir(folder) if name.isdigit()]
+        except FileNotFoundError:
+            names = []
         except OSError as error:
             return None, f"the terminals cannot be looked at: {error.strerror}"
+        ages = [age for name in names if (age := self._age(folder / name)) is not None]
         if not ages:
             return True, "no terminal is open"
         return min(ages) >= self._limits.terminals, f"last key struck {text.duration(min(ages))} ago"
+
+    def _age(self, terminal: Path) -> float | None:
+        try:
+            return max(0.0, self._now() - os.stat(terminal).st_atime)
+        except OSError:  # closed just now
+            return None
 
     def _network(self) -> tuple[bool | None, str]:
         lines = (read(self._root / "proc/net/dev") or "").splitlines()[2:]

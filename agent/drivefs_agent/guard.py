@@ -99,6 +99,7 @@ class Guard:
         self._notice: Notice | None = None
         self._notice_error: str | None = None
         self._told_left: list[str] | None = None
+        self._complained: set[str] = set()
         self._lease_told: set[tuple[float, int]] = set()
 
     def run(self) -> list[Left]:
@@ -120,7 +121,7 @@ class Guard:
         try:
             self._state.put_report(self._report())
         except StateError as error:
-            logger.warning("the page cannot be told how the guard is: %s", error)
+            self._complain(f"the page cannot be told how the guard is: {error}")
 
     # -- notices ---------------------------------------------------------------------------------------------------
 
@@ -148,7 +149,7 @@ class Guard:
         try:
             end = self._state.session().lease_end
         except StateError as error:
-            logger.warning("%s", error)
+            self._complain(str(error))
             return
         if end is None or end <= self._now():
             return
@@ -192,13 +193,12 @@ class Guard:
 
     def _stop(self, command: str) -> None:
         """Flush, look once more, stop. Whatever is in the way puts it off."""
-        self._not_before = self._clock() + _AGAIN
         if self._flush(self._plan.flush):
             logger.error("not stopping: not everything is on Drive")
         elif self._is_still_idle():
             logger.warning("everything is on Drive; stopping: %s", command)
             self._run_stop(command)
-        # A flush, and a command that failed, take their time: it counts from their end.
+        # Counted from their end: a flush, and a command that fails, take their time.
         self._not_before = self._clock() + _AGAIN
 
     def _is_still_idle(self) -> bool:
@@ -227,6 +227,12 @@ class Guard:
                 logger.log(logging.ERROR if lines else logging.INFO, "%s", line)
         self._told_left = lines
         return left
+
+    def _complain(self, sentence: str) -> None:
+        """Once, however often it is met."""
+        if sentence not in self._complained:
+            self._complained.add(sentence)
+            logger.warning("%s", sentence)
 
     def _report(self) -> dict[str, object]:
         now = self._clock()

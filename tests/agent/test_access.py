@@ -80,6 +80,16 @@ def test_our_names(served: Served) -> None:
         assert served.ask("/healthz", {"Host": host})[0].status == 200, host
 
 
+@pytest.mark.parametrize("other", ["evil.example", "127.0.0.1:{port}"])
+def test_two_hosts_are_none(served: Served, other: str) -> None:
+    """Which of them a proxy in between believed cannot be known."""
+    hosts = f"Host: 127.0.0.1:{served.port}\r\nHost: {other.format(port=served.port)}\r\n"
+    request = f"GET /healthz HTTP/1.1\r\n{hosts}Authorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(request.encode())
+        assert connection.recv(100).startswith((b"HTTP/1.1 403", b"HTTP/1.1 400"))
+
+
 @pytest.mark.parametrize("path", ROUTES)
 def test_other_pages_are_refused(served: Served, path: str) -> None:
     """Origin and Sec-Fetch-Site of other sites, another port of this host among them, are 403 with the token too."""

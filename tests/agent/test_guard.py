@@ -296,6 +296,18 @@ def test_a_lease(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     assert scene.done == [("flush", 120.0)] * 2
 
 
+def test_a_damaged_session_keeps_no_flush_from_coming_and_is_complained_of_once(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The guard goes on; the hold that cannot be read keeps the box (test_activity), and the log is not filled with it."""
+    scene.state.tell(lease_end=scene.now + 60)
+    (scene.state.folder / "session.json").write_text("{")
+    scene.notices.notice = Notice("going")
+    scene.ticks(9)
+    assert len(scene.done) == 9
+    assert caplog.text.count("is damaged") == 1
+
+
 def test_asked_to_end_it_flushes_and_tells_what_is_left(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     """The files, with why; and they are what run() returns."""
     scene.left = [UNSENT, Left("/e", error="the daemon is stuck")]
