@@ -80,6 +80,19 @@ def test_our_names(served: Served) -> None:
         assert served.ask("/healthz", {"Host": host})[0].status == 200, host
 
 
+def test_bound_to_every_address() -> None:
+    """A fleet's Prometheus calls a box by its address: the one connected to is ours, any other name still is not."""
+    home = Path(tempfile.mkdtemp(prefix="ag-"))
+    try:
+        with serving(home, "--bind", "0.0.0.0") as one:
+            assert one.ask("/healthz")[0].status == 200
+            for host in ("evil.example:{port}", "0.0.0.0:{port}", "10.1.2.3:{port}"):
+                assert one.ask("/healthz", {"Host": host.format(port=one.port)})[0].status == 403, host
+            assert one.ask("/healthz", token=False)[0].status == 401
+    finally:
+        shutil.rmtree(home)
+
+
 @pytest.mark.parametrize("other", ["evil.example", "127.0.0.1:{port}"])
 def test_two_hosts_are_none(served: Served, other: str) -> None:
     """Which of them a proxy in between believed cannot be known."""

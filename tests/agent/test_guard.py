@@ -134,9 +134,9 @@ def test_an_idle_box_is_stopped_after_a_flush(scene: Scene) -> None:
 
 
 def test_without_a_plan_to_stop_it_never_does(tmp_path: Path) -> None:
-    """Idle for a day, and nothing happens."""
+    """Idle for half an hour, and nothing happens."""
     scene = Scene(tmp_path, idle=None, stop_command=None)
-    scene.ticks(100 * MINUTE)
+    scene.ticks(30 * MINUTE)
     assert scene.done == []
 
 
@@ -397,6 +397,7 @@ def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*AGENT, *arguments], capture_output=True, text=True, check=False, timeout=60, env=environment_of(home))
 
 
+@pytest.mark.slow
 def test_idle_explains_itself(home: Path) -> None:
     """Exit code 1 and the reason where the box is held; all probes, and that no guard runs."""
     assert run(home, "hold", "3h").stdout == "held for another 3 h\n"
