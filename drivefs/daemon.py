@@ -35,6 +35,7 @@ from drivefs.jobs.keeping import Keeper
 from drivefs.jobs.listing import Listing
 from drivefs.jobs.patience import Waits
 from drivefs.jobs.prefetch import Prefetch
+from drivefs.jobs.relisting import Relisting
 from drivefs.jobs.upload import Uploader
 from drivefs.lastword import LastWord
 from drivefs.mountpoint import mount_at
@@ -145,8 +146,17 @@ class _Daemon:
         )
         self._verbs = Verbs(config, cache, self._account, self._uploader, gate, stats, self._supervisor)
         self._last_word = LastWord(config, tree, self._account, self._uploader)
+        verifying = Listing(drive.in_lane(Lane.BULK), tree, merger, notifier.notify)
+        relisting = Relisting(verifying, tree, self._uploader.rescan, stats)
         changes = Changes(
-            drive.in_lane(Lane.BULK), tree, merger, notifier.notify, self._uploader.rescan, stats, config.poll_interval
+            drive.in_lane(Lane.BULK),
+            tree,
+            merger,
+            notifier.notify,
+            self._uploader.rescan,
+            relisting.begin,
+            stats,
+            config.poll_interval,
         )
         if tree.account is None:
             await self._sign_in.first()
@@ -171,6 +181,7 @@ class _Daemon:
             keeper.serve,
             self._uploader.serve,
             changes.serve,
+            relisting.serve,
             self._account.serve,
             self._sign_in.serve,
             self._last_word.mind,

@@ -65,6 +65,7 @@ class Verbs:
 
     async def status(self, _arguments: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
         unsent = self._uploader.unsent()
+        quota = self._account.quota
         ages = [entry.age_s for entry in unsent]
         return {
             "mountpoint": os.fspath(self._config.mountpoint),
@@ -85,6 +86,8 @@ class Verbs:
             "estimated_seconds": self._uploader.estimated_seconds() if unsent else 0.0,
             "cache_bytes": self._cache.clean_bytes,
             "dirty_bytes": self._cache.room.unsent,
+            "quota_total_bytes": None if quota is None else quota.limit,
+            "quota_used_bytes": None if quota is None else quota.usage,
             "min_free": self._cache.room.floor,
             "cache_limit": self._cache.room.limit,
             **self._stats.snapshot(),

@@ -1,4 +1,8 @@
-"""Remote changes: the feed is polled, each page is merged in one transaction with the token that follows it."""
+"""Remote changes: the feed is polled, each page is merged in one transaction with the token that follows it.
+
+A token that Drive no longer takes (it is too old, or the account was restored) ends the feed: it is begun anew at its present
+end, and what happened in between is found by listing every known folder again.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Final
 import trio
 
 from drivefs.base.crashpoints import crash_point
-from drivefs.base.errors import DriveFSError
+from drivefs.base.errors import BadRequest, DriveFSError, RemoteNotFound
 from drivefs.base.model import ChangePage, Invalidation
 from drivefs.base.stats import Stats
 from drivefs.remote.drive import Drive
@@ -27,7 +31,8 @@ _LONGEST_PAUSE: Final = 60.0
 class Changes:
     """Polls every ``interval`` seconds; less often, down to once a minute, while Drive cannot be reached.
 
-    notify: told what the kernel must forget.  merged: called after changes were merged, for whoever watches the tree.
+    notify: told what the kernel must forget.  merged: called after changes were merged, for whoever watches the tree.  lost:
+    called within the transaction that begins the feed anew after a gap.
     """
 
     def __init__(
@@ -37,6 +42,7 @@ class Changes:
         merger: Merger,
         notify: Callable[[Sequence[Invalidation]], None],
         merged: Callable[[], None],
+        lost: Callable[[], None],
         stats: Stats,
         interval: float,
     ) -> None:
@@ -45,6 +51,7 @@ class Changes:
         self._merger = merger
         self._notify = notify
         self._merged = merged
+        self._lost = lost
         self._stats = stats
         self._interval = interval
         self._failures = 0
@@ -77,13 +84,25 @@ class Changes:
         await self.begin()
         token = self._tree.db.get_meta(_TOKEN) or ""
         while True:
-            page = await self._drive.changes(token)
+            try:
+                page = await self._drive.changes(token)
+            except (BadRequest, RemoteNotFound) as error:
+                log.info("the changes feed is begun anew, for Drive does not know our place in it: %s", error)
+                await self._begin_anew()
+                return
             self._notify(self._apply(page))
             if page.changes:
                 self._merged()
             if page.finished:
                 return
             token = page.next_token
+
+    async def _begin_anew(self) -> None:
+        """First the feed's present end, then the listings: what happens between them is in the feed."""
+        token = await self._drive.start_page_token()
+        with self._tree.db.transaction():
+            self._tree.db.set_meta(_TOKEN, token)
+            self._lost()
 
     def _apply(self, page: ChangePage) -> list[Invalidation]:
         stale: list[Invalidation] = []

@@ -45,6 +45,15 @@ class Listing:
         if not self._tree.get(folder).listed:
             await self._flights.join(folder, "a folder's listing", lambda moved: self._list(folder, moved))
 
+    async def verify(self, folder: int) -> None:
+        """List a folder that is listed already: what the changes feed did not tell is merged. Raises RemoteError."""
+        remote_id = self._tree.get(folder).remote_id
+        try:
+            await self._list(folder, lambda: None)
+        except RemoteNotFound:
+            if remote_id is not None:
+                await self._ask(remote_id)
+
     async def _list(self, folder: int, moved: Callable[[], None]) -> None:
         remote_id = self._tree.get(folder).remote_id
         if remote_id is None:  # it lost its item on Drive while we waited; what it holds is all there is

@@ -19,6 +19,7 @@ from drivefs.jobs.changes import Changes
 from drivefs.jobs.keeping import Keeper
 from drivefs.jobs.listing import Listing
 from drivefs.jobs.prefetch import Prefetch
+from drivefs.jobs.relisting import Relisting
 from drivefs.jobs.upload import Uploader
 from drivefs.store.cache import Cache
 from drivefs.store.db import Database
@@ -89,7 +90,10 @@ class World:
             snapshot_every=snapshot_every,
             on_full=self.account.refresh,
         )
-        self.changes = Changes(drive, self.tree, self.merger, self._notify, self.uploader.rescan, self.stats, 10.0)
+        self.relisting = Relisting(self.listing, self.tree, self.uploader.rescan, self.stats)
+        self.changes = Changes(
+            drive, self.tree, self.merger, self._notify, self.uploader.rescan, self.relisting.begin, self.stats, 10.0
+        )
         self.names = Namespace(self.tree, self.cache, self.keeper, self.listing, self.uploader, read_only=False)
         self.backpressure = Backpressure(self.cache, self.uploader.make_room, 20.0)
         self.files = Files(
@@ -237,6 +241,7 @@ async def open_world(
             await nursery.start(world.prefetch.serve)
             nursery.start_soon(world.keeper.serve)
             nursery.start_soon(world.uploader.serve)
+            nursery.start_soon(world.relisting.serve)
             if poll:
                 nursery.start_soon(world.changes.serve)
             yield world
