@@ -277,7 +277,7 @@ class Dispatcher:
             step = Step.NOTHING if node is None else self._outbox.next_step(node)
             if node is None or step is Step.NOTHING or self._awaits_close(inode, step):
                 return
-            if step is Step.WAIT_FOR_PARENT:
+            if step is Step.WAIT_FOR_PARENT or (step is Step.TRASH and self._must_wait(node)):
                 self._again.add(inode)
                 return
             now = (step, node.local, node.generation, node.remote_id, node.sent)

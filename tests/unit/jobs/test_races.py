@@ -427,3 +427,25 @@ async def test_what_the_user_deleted_does_not_come_back_because_drive_deleted_it
     world.close(handle)
     await world.drain()
     assert (await world.find("a"), fake.files()) == (None, {})
+
+
+@pytest.mark.parametrize("step", ["create", "rename"])
+async def test_a_deletion_waits_also_where_another_call_for_the_file_is_under_way(
+    step: str, world: World, fake: FakeDrive, autojump_clock: MockClock
+) -> None:
+    """cp a b; rm a, while a call for a is being made: what comes after that call is not the deletion of a, but b."""
+    await world.write("a", b"1")
+    if step == "rename":
+        await world.drain()
+        await world.rename("a", "c")
+    gate = fake.hold("create_with_content" if step == "create" else "update")
+    await gate.reached.wait()
+    await world.write("b", b"1")
+    await world.unlink("a" if step == "create" else "c")
+    fake.log.clear()
+    gate.open.set()
+    await world.settle(1)  # less than b waits for more to come
+    assert "trash" not in [what for what, _name in fake.log]
+    await world.drain()
+    assert [what for what, _name in fake.log][-2:] == ["create", "trash"]
+    assert fake.files() == {"b": b"1"}
