@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from drivefs.base.errors import AccessDenied
+from drivefs.base.errors import AccessDenied, RemoteNotFound
 from drivefs.base.model import Invalidation, RemoteItem, Revision
 from drivefs.base.stats import Stats
 from drivefs.jobs.transfer import Sent
 from drivefs.remote.drive import Drive
 from drivefs.store.cache import Cache
+from drivefs.store.content import Content
 from drivefs.store.outbox import Outbox
 from drivefs.store.tree import Node, Tree
 
@@ -91,6 +92,23 @@ class Conflicts:
         message = f"changed on Drive just before our change came; the other content is kept as {copy.shown_name}"
         self._report(self._tree.path(node), message)
         self._notify(_entries(copy.local_parent or 0, copy.shown_name))
+
+    async def vanished(self, content: Content) -> bool:
+        """Whether the file is given up, since its content was deleted on Drive for good before a byte of it was fetched.
+
+        So may end what ``keep`` promised. What holds a single byte that Drive has not stays, for the user to decide.
+        """
+        node = self._tree.get(content.inode)
+        if content.remote_id is None or node.remote_exists or content.present.size or content.size != content.base_size:
+            return False
+        try:
+            await self._drive.get(content.remote_id)
+        except RemoteNotFound:
+            self._tree.trash(self._tree.get(content.inode))
+            self._report(self._tree.path(node), "given up: its content was deleted on Drive, for good, before it was fetched")
+            self._notify(_entries(node.local_parent or 0, node.shown_name))
+            return True
+        return False
 
     def _report(self, path: str, message: str) -> None:
         log.warning("%r was %s", path, message)

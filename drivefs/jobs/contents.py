@@ -14,7 +14,7 @@ from typing import Protocol
 import trio
 
 from drivefs.base.crashpoints import crash_point
-from drivefs.base.errors import ServerFault, UploadSuperseded
+from drivefs.base.errors import RemoteNotFound, ServerFault, UploadSuperseded
 from drivefs.base.model import ItemPatch, RemoteItem, Revision
 from drivefs.jobs.conflicts import Conflicts
 from drivefs.jobs.keeping import Keeper
@@ -78,7 +78,8 @@ class Contents:
         """As a new item, or over ``head``, which is what Drive has now."""
         content = self._cache.open(node.inode)
         try:
-            await self._complete(content)
+            if not await self._complete(content):
+                return
             # What has not been on the disk cannot have been on Drive either: that is what a power cut is judged by.
             await self._keeper.settle(content)
             if head is not None and head.revision != content.revision and await self._meet(content, head):
@@ -153,11 +154,20 @@ class Contents:
             self._drive, self._tree, content, self._keeper.durable, new=new, file_id=remote_id, patch=patch, mime_type=mime_type
         )
 
-    async def _complete(self, content: Content) -> None:
-        """Holes are filled from their revision, for Drive takes whole files. What the disk has spoilt is not sent."""
-        for hole in content.missing(0, content.base_size):
-            await self._prefetch.ensure(content, hole)
+    async def _complete(self, content: Content) -> bool:
+        """Holes are filled from their revision, for Drive takes whole files. What the disk has spoilt is not sent.
+
+        False: there is nothing to be sent any more, since not a byte of it is left anywhere.
+        """
+        try:
+            for hole in content.missing(0, content.base_size):
+                await self._prefetch.ensure(content, hole)
+        except RemoteNotFound:
+            if not await self._conflicts.vanished(content):
+                raise
+            return False
         await self._keeper.check(content, 0, content.size)
+        return True
 
     async def _conclude(self, content: Content, transfer: Transfer, sent: Sent, head: RemoteItem | None) -> None:
         """Drive has answered. What else became of the item since we looked at ``head`` is asked before anything is recorded.

@@ -164,3 +164,26 @@ def test_which_revisions_are_later() -> None:
     assert later_than("gone", [one, two, three], "three") == [two]
     assert later_than("gone", [three], "three") == []
     assert later_than(None, [one, three], "three") == [one]
+
+
+async def test_what_a_stranger_deletes_for_good_before_we_could_fetch_it_is_given_up(
+    world: World, fake: FakeDrive, autojump_clock: MockClock
+) -> None:
+    """No byte of it is left anywhere, so nothing stays behind that could never be read or sent; and it is said."""
+    await world.write("a", b"base")
+    await world.drain()
+    (item,) = fake.tree()["a"]
+    await world.write("a", b"ours")
+    gate = fake.hold("update_with_content")
+    await gate.reached.wait()
+    fake.edit(item.id, b"theirs")
+    fetching = fake.hold("download")
+    gate.open.set()
+    await fetching.reached.wait()
+    assert len(await world.walk()) == 2
+    fake.destroy(item.id)
+    fetching.open.set()
+    await world.drain()
+    await world.changes.poll()
+    assert fake.files() == await world.contents() == {}
+    assert any("given up" in error.what for error in world.stats.last_errors)
