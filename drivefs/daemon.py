@@ -126,7 +126,7 @@ class _Daemon:
         keeper = Keeper(db, cache, stats)
         merger = Merger(tree)
         self._account = AccountInfo(Drive(transport, credential, config.api_root, stats, pacer=self._pacer()), tree, stats)
-        self._sign_in = SignIn(self._account, gate, stats, config.api_root)
+        self._sign_in = SignIn(self._account, gate, stats, config.api_root, config.credentials)
         listing = Listing(drive, tree, merger, notifier.notify)
         prefetch = Prefetch(drive, tree, cache, stats, config.downloads, notifier.notify)
         self._uploader = Uploader(

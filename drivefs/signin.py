@@ -8,6 +8,7 @@ for news of this one, and a file that it does not know for one that was deleted.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -16,6 +17,7 @@ from drivefs.base.errors import RemoteError, RemoteUnreachable, ServerFault, Sig
 from drivefs.base.stats import Stats
 from drivefs.jobs.account import AccountInfo
 from drivefs.remote.auth import Credential
+from drivefs.remote.keyfile import signature
 
 __all__ = ["Gate", "SignIn"]
 
@@ -26,6 +28,8 @@ _FIRST_PATIENCE: Final = 10.0  # without an answer there is nothing to show
 _PATIENCE: Final = 3.0
 _PAUSE: Final = 5.0
 _PAUSE_AFTER_REFUSAL: Final = 60.0
+# Seconds between looks whether a refused credentials file was replaced: longer than a credential repeats a refusal unasked.
+_LOOK: Final = 4.0
 
 
 class Gate:
@@ -81,11 +85,12 @@ class Gate:
 class SignIn:
     """Asks Drive who we are until it says so, then opens the gate."""
 
-    def __init__(self, account: AccountInfo, gate: Gate, stats: Stats, api_root: str) -> None:
+    def __init__(self, account: AccountInfo, gate: Gate, stats: Stats, api_root: str, credentials: Path | None = None) -> None:
         self._account = account
         self._gate = gate
         self._stats = stats
         self._api_root = api_root
+        self._credentials = credentials
         self._tried = trio.Event()
 
     async def first(self) -> None:
@@ -104,6 +109,7 @@ class SignIn:
     async def serve(self) -> None:
         """The Drive is known: try until it works. CacheUnusable where the account is another one, which ends the mount."""
         while self._gate.reason is not None:
+            tried = await self._file()
             try:
                 await self._account.sign_in(_PATIENCE)
             except RemoteError as error:
@@ -112,8 +118,22 @@ class SignIn:
                 self._gate.open()
                 log.info("signed in")
             self._tried.set()
-            if self._gate.reason is not None:
-                await trio.sleep(_PAUSE_AFTER_REFUSAL if self._gate.refused else _PAUSE)
+            if self._gate.refused:
+                await self._pause_after_refusal(tried)
+            elif self._gate.reason is not None:
+                await trio.sleep(_PAUSE)
+
+    async def _pause_after_refusal(self, tried: tuple[int, ...]) -> None:
+        """Drive refuses again what it refused; another credentials file is tried soon."""
+        with trio.move_on_after(_PAUSE_AFTER_REFUSAL):
+            while True:
+                await trio.sleep(_LOOK)
+                if await self._file() != tried:
+                    return
+
+    async def _file(self) -> tuple[int, ...]:
+        """Changes with the credentials file; empty where there is none."""
+        return () if self._credentials is None else await trio.to_thread.run_sync(signature, self._credentials)
 
     async def verdict(self, patience: float) -> None:
         """Wait a moment for the first answer, so that whoever mounts hears a refusal. Raises SignInRefused."""

@@ -217,3 +217,25 @@ def test_many_changes_in_one_page_keep_the_mount_quick(mount: Mount, server: Ser
         (mount.my / "known").stat()
         slowest = max(slowest, time.monotonic() - begin)
     assert slowest < 0.5
+
+
+def test_a_lost_place_in_the_feed_loses_no_change(mount: Mount, server: Server) -> None:
+    """Drive no longer knows our token: what happened in the gap is seen at its names, and by whoever had looked before."""
+    folder = server.make("d")
+    edited, renamed = (server.create(name, b"old", folder) for name in ("edited", "renamed"))
+    path = mount.my / "d"
+    eventually(path.is_dir)
+    assert (path / "edited").read_bytes() == b"old"
+    assert not (path / "fresh").exists()  # which the kernel remembers
+    server.ask("POST", "/_emulator/faults", {"method": "changes.list", "status": 404})
+    server.ask("POST", "/_emulator/faults", {"method": "changes.getStartPageToken", "status": 503})
+    mount.expect_log("remote changes cannot be read")
+    server.write(edited, b"newer")
+    server.change(renamed, {"name": "renamed 2"})
+    server.create("fresh", b"fresh", folder)
+    eventually(lambda: "the changes feed is begun anew" in mount.log.read_text())
+    server.ask("DELETE", "/_emulator/faults")
+    server.ask("POST", "/_emulator/faults", {"method": "changes.list", "status": 404, "times": 1})
+    eventually(lambda: sorted(os.listdir(path)) == ["edited", "fresh", "renamed 2"], 60)
+    eventually(lambda: (path / "edited").read_bytes() == b"newer")
+    assert (path / "fresh").read_bytes() == b"fresh"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -13,6 +14,7 @@ from drivefs.base.stats import Stats
 from drivefs.jobs.account import AccountInfo
 from drivefs.remote.auth import StaticToken
 from drivefs.signin import Gate, SignIn
+from tests.support.world import run_inline
 
 
 class Account:
@@ -72,6 +74,24 @@ async def test_a_refusal_is_heard_by_who_mounts_and_by_who_calls(autojump_clock:
         with pytest.raises(SignInRefused, match="revoked"):
             await gate.headers()
     assert account.times[1] - account.times[0] == pytest.approx(60.1)
+    assert gate.reason is None
+
+
+async def test_another_credentials_file_is_tried_soon(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a refusal: within seconds of its being put in the place of the refused one, not a minute later."""
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
+    file = tmp_path / "credentials.json"
+    file.write_text("revoked")
+    gate, account = Gate(StaticToken("tok")), Account(SignInRefused("revoked", status=401))
+    sign_in = SignIn(cast(AccountInfo, account), gate, Stats(), "http://server", file)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sign_in.serve)
+        await trio.sleep(20)
+        assert len(account.times) == 1
+        file.write_text("granted anew")
+    assert 20 <= account.times[1] - account.times[0] <= 25
     assert gate.reason is None
 
 

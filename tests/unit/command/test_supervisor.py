@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -167,6 +169,47 @@ def test_what_was_written_into_the_bare_directory_is_told(
     watch(record, ready_then(die), counting(tmp_path, lambda: 0))
     assert "the mount hides 1 entries" in caplog.text
     assert starts(tmp_path) == 1
+
+
+_ASKED_THEN_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from drivefs.record import Record
+from drivefs.supervisor import Supervisor
+
+place, runtime, starts = map(Path, sys.argv[1:])
+record = Record(runtime / "0.sock")
+record.begin(place, runtime)
+
+def live(ready):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    with open(starts, "a") as file:
+        file.write("started\\n")
+    ready()
+    print("ready", flush=True)
+    signal.sigwait([signal.SIGTERM])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+sys.exit(Supervisor(place, record).run(live, live, lambda: None))
+"""
+
+
+@pytest.mark.parametrize(("number", "count"), [(signal.SIGTERM, 1), (signal.SIGKILL, 2)])
+def test_who_was_asked_to_end_and_is_killed_does_not_come_back(tmp_path: Path, number: signal.Signals, count: int) -> None:
+    """SIGTERM to the supervisor, and while its daemon ends SIGKILL to that one: the end. SIGKILL alone: another start."""
+    (tmp_path / "drive").mkdir()
+    starts = tmp_path / "starts"
+    command = [sys.executable, "-c", _ASKED_THEN_KILLED, *map(str, (tmp_path / "drive", tmp_path, starts))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        if number == signal.SIGKILL:
+            (daemon,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(int(daemon), number)
+            assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == ExitCode.UNEXPECTED
+    assert starts.read_text().splitlines() == ["started"] * count
 
 
 def test_a_daemon_outlives_its_supervisor(tmp_path: Path) -> None:
