@@ -166,8 +166,9 @@ def test_a_daemon_that_hangs_keeps_no_command_from_ending(tmp_path: Path) -> Non
             run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
             assert daemon.stdout.readline() == "asked\n"
             time.sleep(disks._PATIENT)  # the first child's age is what counts
+            before = children(disks._MEASURE, str(tmp_path))  # other agents on this machine may have asked at the same moment
             again = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
-            waiting = children(disks._MEASURE, str(tmp_path))
+            after = children(disks._MEASURE, str(tmp_path))
         finally:
             daemon.kill()
             subprocess.run(["fusermount3", "-uz", str(tmp_path)], check=True)
@@ -175,4 +176,4 @@ def test_a_daemon_that_hangs_keeps_no_command_from_ending(tmp_path: Path) -> Non
     assert "no answer within 1 s" in line
     (line,) = (line for line in again.stdout.splitlines() if line.startswith("Disk") and str(tmp_path) in line)
     assert "no answer to an earlier question yet" in line
-    assert waiting == 1
+    assert after == before >= 1
