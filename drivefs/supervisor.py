@@ -24,7 +24,6 @@ from typing import Final
 
 from drivefs import mountpoint, stuck
 from drivefs.base.errors import ExitCode, MountpointUnusable
-from drivefs.mountpoint import MountEntry
 from drivefs.record import Record
 
 __all__ = ["End", "Supervisor"]
@@ -72,8 +71,8 @@ class Supervisor:
         self._record = record
         self._asked = False
         self._crashes: list[float] = []
-        # The mount of the daemon that runs, as last seen.
-        self._mounted: MountEntry | None = None
+        # Since when the daemon that runs is dead and has not ended; monotonic.
+        self._stuck_since: float | None = None
         self._is_freeing = False
 
     def run(self, first: Live, again: Live, started: Callable[[], None]) -> int:
@@ -92,7 +91,7 @@ class Supervisor:
 
     def _watch(self, live: Live, started: Callable[[], None]) -> End:
         """Start a daemon and wait for its end; who asks us to end asks the daemon."""
-        self._mounted, self._is_freeing = None, False
+        self._stuck_since, self._is_freeing = None, False
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -120,14 +119,20 @@ class Supervisor:
             self._free_if_stuck(pid)
 
     def _free_if_stuck(self, pid: int) -> None:
-        """A daemon that was killed may be unable to end, and then its mount hangs for everybody (see ``stuck``)."""
+        """A daemon that was killed may be unable to end, and then its mount hangs for everybody (see ``stuck``).
+
+        Every process looks so for a moment when it ends, and its place may be another's the next: only what lasts counts.
+        """
+        if not stuck.is_stuck(pid):
+            self._stuck_since = None
+            return
+        now = time.monotonic()
+        self._stuck_since = since = now if self._stuck_since is None else self._stuck_since
         entry = mountpoint.mount_at(self._place)
-        if entry is not None and entry.is_ours:
-            self._mounted = entry
-        if self._mounted is None or not stuck.is_stuck(pid):
+        if now - since < _LOOK / 2 or entry is None or not entry.is_ours:
             return
         try:
-            stuck.abort(self._mounted)
+            stuck.abort(entry)
         except OSError as error:
             what = f"and the kernel does not let us free it: {error}. As root: umount -f {self._place}"
         else:
