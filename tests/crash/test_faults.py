@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 Rules = list[dict[str, Any]]
 WRITERS = 2
 # Acknowledged operations before the kill, and again after it.
-WORK = 60
+WORK = 40
 # What the daemon may say of a Drive that fails.
 COMPLAINTS = "not on Drive yet|remote changes cannot be read|cannot be reached|Drive cannot|said no|too many|trying again"
 
@@ -37,7 +37,7 @@ FAULTS: dict[str, Rules] = {
     "error told after the server applied it": [{"verb": "P*", "status": 503, "applied": True, "probability": 0.3}],
     "torn upload": [{"method": "upload.multipart", "cut_request": 700, "probability": 0.5}],
     "torn chunk": [{"method": "upload.chunk", "cut_request": 300_000, "times": 3}],
-    "lost session": [{"method": "upload.chunk", "session_gone": 404, "times": 2}],
+    "lost session": [{"method": "upload.chunk", "session_gone": gone, "nth": n} for n, gone in ((1, 404), (2, 410))],
     "server errors": [{"status": status, "probability": 0.1} for status in (500, 502, 503, 504)],
     "throttled": [{"reason": "userRateLimitExceeded", "probability": 0.1}, {"status": 429, "probability": 0.1}],
     "silence": [{"verb": "P*", "stall": 2, "probability": 0.1}],

@@ -25,7 +25,7 @@ from .history import digest_of
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("DRIVEFS_ORDER_KILLS", "4"))
+KILLS = int(os.environ.get("DRIVEFS_ORDER_KILLS", "3"))
 CHAINS = 6
 # (path, MD5) of every file that Drive shows at one moment; a newcomer and its victim may have one path for a moment.
 Snapshot = frozenset[tuple[str, str]]

@@ -82,7 +82,7 @@ def test_names_change_places(count: int, mount: Mount, server: Server) -> None:
         wanted = {f"f{(n - 1) % count}": b"file %d" % n for n in range(count)}
         wanted |= {f"d{(n - 1) % count}/inside": b"folder %d" % n for n in range(count)}
         wanted[f"d{count - 1}/inside"] = b"folder 0, changed"
-        eventually(lambda: shows(mount.my, wanted), 5)
+        eventually(lambda: shows(mount.my, wanted), 3)
         assert opened.read() == b"file 0"
     mount.flush()
     assert contents(mount.my) == wanted
