@@ -88,6 +88,13 @@ class Claims:
                 claim.new = True  # a power cut may take our change, and then we owe nothing: he has seen what it was made of
         self._add(new)
 
+    def stranger_destroyed(self, head: bytes, revisions: set[bytes]) -> None:
+        """He deleted it for good, and with it what lies under ``head`` and was perhaps not fetched yet."""
+        self.stranger_removed(head)
+        for claim in self._claims:
+            if claim.sure in revisions:
+                claim.sure, claim.new = None, True
+
     def stranger_removed(self, head: bytes) -> None:
         self._claims = [claim for claim in self._claims if head not in claim.alternatives or claim.sure not in (head, None)]
 

@@ -206,9 +206,14 @@ class Disk:
         return kept
 
     def _mixed(self, safe: bytes, seen: bytes) -> bytes:
-        """Bytes that were not synced: all, none, some, or zeros where room was given out and nothing written."""
+        """Bytes that were not synced: all, none, some, or zeros where room was given out and nothing written.
+
+        A file that was merely cut has its former length or the new one: file systems change that at once, before any byte.
+        """
         if safe == seen:
             return safe
+        if safe.startswith(seen):
+            return self._rng.choice((safe, seen))
         how = self._rng.choice(("safe", "seen", "zeros", "mixed"))
         if how in ("safe", "seen"):
             return safe if how == "safe" else seen

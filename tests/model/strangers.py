@@ -133,12 +133,12 @@ def meddle(s: Schedule, i: int, j: int) -> None:
         s.server.edit(file.id, data)
     elif j % 8 == 5:
         s.server.edit(file.id, name=f"z{s.fresh_name()}")
-    else:
+    elif j % 8 == 6:
         s.claims.stranger_removed(file.content)
-        if j % 8 == 6:
-            s.server.edit(file.id, trashed=True)
-        else:
-            s.server.destroy(file.id)
+        s.server.edit(file.id, trashed=True)
+    else:
+        s.claims.stranger_destroyed(file.content, s.server.revisions_of(file.id))
+        s.server.destroy(file.id)
 
 
 @operation
