@@ -83,7 +83,7 @@ def test_server_restart_during_an_upload(mount: Mount, server: Server) -> None:
 
 @pytest.mark.slow
 def test_sigterm_with_much_to_send(mount: Mount, server: Server) -> None:
-    """A slow network and a short deadline: the small files arrive, the list names the rest, and the next start goes on with it."""
+    """A slow network and a short deadline: small files arrive, the list names the rest, and the next start goes on with it."""
     mount.remount("--drain-timeout", "4")
     server.ask("POST", "/_emulator/faults", {"bandwidth": {"total_up": 8_000_000}})
     data = os.urandom(MIB) * 60
