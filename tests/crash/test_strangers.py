@@ -25,7 +25,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def shows(folder: Path, wanted: dict[str, bytes]) -> bool:
     """AssertionError, with what is there, where it does not."""
-    assert contents(folder) == wanted
+    try:
+        found = contents(folder)
+    except FileNotFoundError as error:  # it went while this looked, as it may
+        raise AssertionError from error
+    assert found == wanted
     return True
 
 
