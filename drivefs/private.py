@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -44,4 +45,5 @@ def _make(path: Path) -> None:
         return
     except FileNotFoundError:
         _make(path.parent)
-        os.mkdir(path, 0o700)
+        with suppress(FileExistsError):  # another process needs it too, and was faster
+            os.mkdir(path, 0o700)
