@@ -59,7 +59,10 @@ def test_eight_cards_and_files_on_their_way(home: Path, stub_library: Path) -> N
     state.tell(hold_until=time.time() + 3 * 3600, lease_end=time.time() + 7.4 * 3600)
     finding = {"probe": "gpu", "idle": False, "text": "GPU 0 is 64 % busy"}
     state.put_report({"time": time.time(), "idle_seconds": None, "stop_at": None, "notice": None, "findings": [finding]})
-    driver = {"LD_LIBRARY_PATH": str(stub_library), "NVML_STUB": "n=8,util=64"}
+    torch = home / "site" / "torch-2.13.0.dist-info"
+    torch.mkdir(parents=True)
+    (torch / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0\n")
+    driver = {"LD_LIBRARY_PATH": str(stub_library), "NVML_STUB": "n=8,util=64", "PYTHONPATH": str(torch.parent)}
     with daemon(home / "run", "/content/drive", WAITING), serving(home, **driver) as served, browser(home / "profile") as page:
         page.window(1200, 800)
         text = show(page, served)
@@ -67,6 +70,7 @@ def test_eight_cards_and_files_on_their_way(home: Path, stub_library: Path) -> N
             "Not yet safe to power off", "2 files (1.0 GiB) not on Drive yet, about 1 min 35 s to go", "3.0 GiB of 140 GiB",
             "Held for", "ends in 7 h 2", "/content/drive", "ada@example.com", "cache 21.0 GiB of 60.0 GiB", EVIL, "deleted here",
             "GPU 0 is 64 % busy", "123 W of 700", "CUDA up to 13.0", "slowed by power cap",
+            "Packages", "torch for CPUs", "2.13.0",
         ):  # fmt: skip
             assert words in text, words
         assert page.run("document.querySelectorAll('#gpus article').length") == 8

@@ -197,6 +197,15 @@ function drawDisks(specs) {
   section("disks", items);
 }
 
+// The frameworks that the agent's own Python holds; of torch also what it was built for.
+function drawPackages({ python }) {
+  const items = Object.entries(python.packages).map(([name, version]) => {
+    const built = name === "torch" ? (python.torch_cuda ? `  for CUDA ${python.torch_cuda}` : "  for CPUs") : "";
+    return make("div", "item", row(make("span", "", make("strong", "", name), make("span", "soft", built)), version));
+  });
+  section("packages", items);
+}
+
 function section(id, items) {
   byId(id).hidden = items.length === 0;
   fill(byId(id).querySelector("div"), ...items);
@@ -287,7 +296,6 @@ function drawHead(look) {
   byId("about").textContent = [host.cloud, host.product, host.os, host.kernel, place].filter(Boolean).join(" · ");
   const versions = [`Python ${python.version}`];
   if (driver.version) versions.push(`NVIDIA ${driver.version}`, `CUDA up to ${driver.cuda ?? "N/A"}`);
-  versions.push(...Object.entries(python.packages).map(([name, version]) => `${name} ${version}`));
   byId("versions").textContent = versions.join(" · ");
 }
 
@@ -299,6 +307,7 @@ function draw(look) {
   drawMachine(look);
   drawDrive(look);
   drawDisks(look.specs);
+  drawPackages(look.specs);
   drawProcesses(look.specs);
   drawIdle(look);
   document.body.dataset.drawn = String(Number(document.body.dataset.drawn ?? 0) + 1);
