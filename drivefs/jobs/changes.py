@@ -113,5 +113,6 @@ class Changes:
                 else:
                     stale += self._merger.apply(change.item)
             crash_point("page-applied")
+            stale += self._merger.settle_names()
             self._tree.db.set_meta(_TOKEN, page.next_token)
         return stale

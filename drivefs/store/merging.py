@@ -75,6 +75,8 @@ class Merger:
         self.listing: set[int] = set()
         # Versions of items we were told of and did not keep: a page of a listing may be older than what the feed said.
         self._overlooked: LRUCache[str, float] = LRUCache(maxsize=10_000)
+        # Nodes that got a number to their name because a sibling still showed it, which may have lost it by now.
+        self._numbered: set[int] = set()
 
     def apply(self, item: RemoteItem, *, listed: bool = False) -> list[Invalidation]:
         """Merge one statement of the server; returns what the kernel must forget.
@@ -114,6 +116,20 @@ class Merger:
             after = tree.get(node.inode)
             self._touch_folders(_place(node), _place(after))
             return self._invalidations(node, after, pages=False)
+
+    def settle_names(self) -> list[Invalidation]:
+        """To be called when a batch of statements is merged: where two items changed names in it, neither needs a number."""
+        tree, stale = self._tree, []
+        numbered, self._numbered = self._numbered, set()
+        for node in filter(None, map(tree.find, sorted(numbered))):
+            wanted = legal_name(node.local_name, node.kind, node.mime_type)
+            if node.local_trashed or node.local_parent is None or node.shown_name == wanted or node.is_virtual:
+                continue
+            if tree.child(node.local_parent, wanted) is None:
+                tree.update(node.inode, shown_name=wanted)
+                stale += [Invalidation(node.local_parent, node.shown_name), Invalidation(node.local_parent, wanted)]
+                stale.append(Invalidation(node.local_parent))
+        return stale
 
     def finish_listing(self, folder: int, seen: Iterable[str]) -> list[str]:
         """All pages of ``folder`` were applied. Returns ids that were known to be there and were not listed."""
@@ -236,7 +252,10 @@ class Merger:
         wanted = node.shown_name if local.name == node.local_name else legal_name(local.name, item.kind, item.mime_type)
         if local.parent is None or local.trashed:
             return wanted
-        return self._tree.free_name(local.parent, wanted, node.inode)
+        shown = self._tree.free_name(local.parent, wanted, node.inode)
+        if shown != wanted:
+            self._numbered.add(node.inode)
+        return shown
 
     def _holds_unsent(self, node: Node) -> bool:
         """Whether following a remote deletion would hide something of the user's that Drive does not have."""

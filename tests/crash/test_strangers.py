@@ -63,7 +63,6 @@ def somebody_looks(folder: Path) -> Iterator[None]:
     assert failures == []
 
 
-@pytest.mark.xfail(strict=True, reason="of two items that changed names within one page of the feed one keeps a number, `f (1)`")
 @pytest.mark.parametrize("count", [2, 3])
 def test_names_change_places(count: int, mount: Mount, server: Server) -> None:
     """Files and folders take each other's names in a round: each keeps its content, who has one open keeps reading it, and
