@@ -53,6 +53,8 @@ class Contents:
         statements: Statements,
         rescan: Callable[[], None],
     ) -> None:
+        # Whether what lies here now may be half of what is meant; set by whoever knows of open files.
+        self.being_written: Callable[[int, Step], bool] = lambda _inode, _step: False
         self._drive = drive
         self._tree = tree
         self._cache = cache
@@ -144,6 +146,8 @@ class Contents:
         step = self._outbox.next_step(node)
         if node.remote_id != remote_id or node.content != content.id or step not in (Step.CREATE, Step.UPDATE_CONTENT):
             raise UploadSuperseded("the file was deleted or replaced before its upload began")
+        if self.being_written(content.inode, step):
+            raise UploadSuperseded("the file was opened and changed before its upload began")
         self._cache.freeze(content)
         new, patch = None, ItemPatch()
         if step is Step.CREATE:

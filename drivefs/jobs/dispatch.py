@@ -79,6 +79,7 @@ class Dispatcher:
         self._tree = tree
         self._outbox = outbox
         self._sender = sender
+        sender.contents.being_written = self._awaits_close
         self._snapshots = snapshots
         self._stats = stats
         self._delay = delay

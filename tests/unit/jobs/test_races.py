@@ -449,3 +449,23 @@ async def test_a_deletion_waits_also_where_another_call_for_the_file_is_under_wa
     await world.drain()
     assert [what for what, _name in fake.log][-2:] == ["create", "trash"]
     assert fake.files() == {"b": b"1"}
+
+
+async def test_a_file_that_is_opened_while_its_upload_is_being_prepared_is_not_sent_half_written(
+    world: World, fake: FakeDrive, autojump_clock: MockClock
+) -> None:
+    """Between the decision to send and the first byte lie a call and a sync; whoever appends in that time comes first."""
+    await world.write("a", b"first")
+    await world.drain()
+    gate = fake.hold("get")
+    await world.patch("a", 0, b"FIRST")
+    await gate.reached.wait()
+    handle = await world.open("a", os.O_WRONLY | os.O_APPEND)
+    await world.files.write(handle, 0, b" half")
+    gate.open.set()
+    await world.settle(20)
+    assert fake.files() == {"a": b"first"}
+    await world.files.write(handle, 0, b" and whole")
+    world.close(handle)
+    await world.drain()
+    assert fake.files() == {"a": b"FIRST half and whole"}
