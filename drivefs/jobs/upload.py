@@ -62,6 +62,7 @@ class Uploader:
         on_full: Callable[[], None] = lambda: None,
     ) -> None:
         self._tree = tree
+        self._keeper = keeper
         self._stats = stats
         self._outbox = Outbox(tree)
         self._sender = Sender(drive, tree, cache, merger, prefetch, keeper, self._outbox, notify, self.rescan, stats)
@@ -202,6 +203,7 @@ class Uploader:
                         return self.unsent() if until_empty else [entry for entry in self.unsent() if entry.inode in goal.left]
             finally:
                 self._drains -= until_empty
+        await self._keeper.durable()  # who was told that Drive has it is not to be shown less after a power cut
         return []
 
     async def commit(self, inode: int) -> None:

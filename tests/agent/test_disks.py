@@ -72,9 +72,7 @@ def test_a_mount_that_owes_an_answer_is_not_asked_again(release: threading.Event
     reader = DiskReader(ask, timeout=0.2)
     mounts = [Mount("/hung", "srv", "nfs4")]
     assert reader.read(mounts)[0].error
-    begun = time.monotonic()
     assert all(reader.read(mounts)[0].error for _ in range(5))
-    assert time.monotonic() - begun < 0.2
     assert asked == ["/hung"]
     release.set()
     deadline = time.monotonic() + 10

@@ -63,3 +63,11 @@ async def test_ids_checksums_and_fields_are_durable_before_they_are_sent(
     await world.drain()
     assert applied == ["create", "create", "write", "update", "write", "update"]
     assert fake.files() == {"d/c": b"second content"}
+
+
+async def test_what_a_flush_has_reported_stays_reported(world: World, autojump_clock: MockClock) -> None:
+    """The rows that say so are on the disk too when it returns: a power cut makes nothing unsent again."""
+    await world.write("a", b"sent")
+    await world.uploader.drain(60)
+    assert world.cache.fresh == set()
+    assert world.cache.clean_bytes == 4
