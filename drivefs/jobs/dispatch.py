@@ -101,6 +101,8 @@ class Dispatcher:
         self._moving: set[int] = set()
         self._waiting_for_parent: dict[int, set[int]] = {}
         self._deletions: list[tuple[int, int]] = []
+        # Since when each deletion has been kept waiting.
+        self._held_since: dict[int, float] = {}
         self._wake = trio.Event()
 
     # -- what is to be done ----------------------------------------------------------------------------------------
@@ -236,8 +238,11 @@ class Dispatcher:
         return not self._snapshots.is_due(inode, trio.current_time())
 
     def _must_wait(self, node: Node) -> bool:
+        """A file that is open for writing is waited for until its next snapshots; one that stays open for ever is not."""
         ignoring = {inode for inode, failure in self._failures.items() if failure.stuck} | self._halted
-        for inode in self.writers:
+        since = self._held_since.setdefault(node.inode, trio.current_time())
+        patient = trio.current_time() - since <= 2 * self._snapshots.interval
+        for inode in () if patient and self._snapshots.interval else self.writers:
             writer = self._tree.find(inode)
             if writer is not None and self._awaits_close(inode, self._outbox.next_step(writer)):
                 ignoring.add(inode)
@@ -326,6 +331,7 @@ class Dispatcher:
         """Nothing differs any more."""
         self._failures.pop(inode, None)
         self._latest.pop(inode, None)
+        self._held_since.pop(inode, None)
         self._halted.discard(inode)
         self._sender.contents.forget(inode)
 

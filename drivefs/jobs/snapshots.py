@@ -12,12 +12,12 @@ class Snapshots:
     """interval: seconds from the first unsent change to the snapshot; 0: none is taken."""
 
     def __init__(self, interval: float) -> None:
-        self._interval = interval
+        self.interval = interval
         self._due: dict[int, float] = {}
 
     def arm(self, inode: int, now: float) -> float | None:
         """The file holds unsent changes: when its snapshot is due. Repeated, it changes nothing."""
-        return self._due.setdefault(inode, now + self._interval) if self._interval else None
+        return self._due.setdefault(inode, now + self.interval) if self.interval else None
 
     def is_due(self, inode: int, now: float) -> bool:
         return self._due.get(inode, now + 1) <= now

@@ -42,7 +42,9 @@ class Claims:
         self._claims.append(_Claim(data, {data}))
 
     def _find(self, data: bytes) -> _Claim | None:
-        return next((claim for claim in self._claims if data in claim.alternatives), None)
+        """The claim that just this content is; else one that a crash may have left as this."""
+        possible = [claim for claim in self._claims if data in claim.alternatives]
+        return next((claim for claim in possible if claim.sure == data), possible[0] if possible else None)
 
     # -- we --------------------------------------------------------------------------------------------------------
 
@@ -53,6 +55,9 @@ class Claims:
         if claim is None:
             claim = _Claim(None, new=True)
             self._claims.append(claim)
+        for other in self._claims:  # what a crash may have left as ``seen`` is succeeded by ``new`` too
+            if seen is not None and other is not claim and other.sure is None and seen in other.alternatives:
+                other.alternatives.add(new)
         claim.alternatives |= {new, b""} | (set() if seen is None else {seen})
         claim.sure = None
 
@@ -97,6 +102,10 @@ class Claims:
 
     def stranger_removed(self, head: bytes) -> None:
         self._claims = [claim for claim in self._claims if head not in claim.alternatives or claim.sure not in (head, None)]
+        for claim in self._claims:
+            if head in claim.alternatives:
+                claim.alternatives.discard(head)
+                claim.new = True  # should a power cut take our change, what it was made of is gone by the stranger's will
 
     # -- crashes and the end ---------------------------------------------------------------------------------------
 

@@ -212,3 +212,23 @@ def test_the_interval_counts_from_the_first_change() -> None:
     assert not snapshots.is_due(1, 1000)
     assert snapshots.arm(1, now=170) == 230
     assert Snapshots(0).arm(1, now=0) is None
+
+
+async def test_a_deletion_waits_for_a_copy_that_was_opened_again(
+    tmp_path: Path, fake: FakeDrive, autojump_clock: MockClock
+) -> None:
+    """``cp a b; rm a`` and b is appended to at once: Drive loses a when it has b, which is with b's next snapshot."""
+    fake.put_file("a", b"original")
+    async with open_world(tmp_path / "cache", fake, delay=1.0, snapshot_every=60.0) as world:
+        assert await world.read("a") == b"original"
+        await world.write("b", b"original")
+        await world.unlink("a")
+        handle = await world.open("b", os.O_WRONLY | os.O_APPEND)
+        await world.files.write(handle, 0, b" and more")
+        await world.settle(30)
+        assert "a" in fake.files()
+        await world.settle(60)
+        assert fake.files()["b"] == b"original and more"
+        await world.settle(120)
+        assert set(fake.files()) == {"b"}
+        world.close(handle)
