@@ -42,7 +42,7 @@ class Folder(Protocol):
     def owned(self) -> bool:
         """The folder belongs to the account; also where it does not exist yet."""
 
-    def list(self, path: str = "") -> list[Entry]:
+    def files(self, path: str = "") -> list[Entry]:
         """The files (not the folders) directly in a sub-folder, as the store itself has them now; empty where there is no such
         folder. Two may have one name.
         """

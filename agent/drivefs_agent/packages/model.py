@@ -25,7 +25,7 @@ _HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _OBJECT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,200}-[0-9a-f]{16}\.tar\.zst")
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._ /+-]{0,200}")
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,100}|")
-_MANIFEST_ID: Final = re.compile(r"[0-9]{8}T[0-9]{9}Z-[A-Za-z0-9_-]{1,64}-[0-9a-f]{8}")
+_MANIFEST_ID: Final = re.compile(r"[0-9]{8}T[0-9]{9}Z-[A-Za-z0-9_]{1,64}-[0-9a-f]{12}")
 
 
 class Kind:
@@ -263,8 +263,8 @@ def _texts(found: Any, name: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _number(found: Any, name: str, kind: type = int) -> Any:
-    value = found.get(name, 0) if isinstance(found, dict) else None
-    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not 0 <= value < 1 << 62:
+def _number(found: Any, name: str, kind: type[int] | type[float] = int) -> Any:
+    value: Any = found.get(name, 0) if isinstance(found, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | kind) or not 0 <= value < 1 << 62:
         raise StoreDamaged(f"In a manifest, {name!r} is {value!r}, which is no size or time.")
     return value
