@@ -129,8 +129,19 @@ class Store:
                 "If you trust them with your account, use --trust."
             )
 
+    def envs(self) -> list[str]:
+        return [name for name in self.folder.folders("envs") if _ENV.fullmatch(name)]
+
+    def of(self, env: str) -> Store:
+        """Another environment in the same folder."""
+        return self if env == self.env else Store(self.folder, env, cache=self._cache, trust=self._trust)
+
     def lines(self) -> list[str]:
         return self.folder.folders(f"envs/{self.env}")
+
+    def graphs(self) -> dict[tuple[str, str], Graph]:
+        """Of each line, by environment and line."""
+        return {(self.env, line): self.graph(line) for line in self.lines()}
 
     def graph(self, line: str) -> Graph:
         return Graph(self._trusted(self.folder.files(f"envs/{self.env}/{line}"), "state"))
