@@ -28,7 +28,7 @@ def store(root: Path, tmp_path: Path) -> Store:
 
 
 def written(
-    store: Store, *parts: object, parents: tuple[str, ...] = (), time: float = 1_700_000_000.0, box: str = "box"
+    store: Store, *parts: Part, parents: tuple[str, ...] = (), time: float = 1_700_000_000.0, box: str = "box"
 ) -> Manifest:
     made = manifest(*parts, parents=parents, time=time, box=box)
     store.write(made)
