@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -69,7 +69,10 @@ def _size(value: str) -> int:
     return int(size)
 
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
 _DRAIN_SECONDS = 300.0
+_RIVAL_SECONDS = 30.0  # for a daemon that has the cache and is still starting
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -100,24 +103,36 @@ def emulator(arguments: tuple[str, ...]) -> None:
     runpy.run_module("drivefs.emulator", run_name="__main__")
 
 
+# Whose Drive, and how a daemon keeps and sends what is to be there.
+_DAEMON_OPTIONS = (
+    click.option("--embedded", is_flag=True, help="The local Drive kept under the data directory."),
+    click.option("--credentials", metavar="FILE", help="A service-account key or an authorized-user file."),
+    click.option("--api-root", metavar="URL", help="Another Drive v3 server; its token comes from DRIVEFS_ACCESS_TOKEN."),
+    click.option("--cache-dir", metavar="DIR", help="Where file contents and unsent changes are kept."),
+    click.option("--poll-interval", metavar="S", type=_seconds, help="Seconds between looks for changes made elsewhere."),
+    click.option("--upload-delay", metavar="S", type=_seconds, help="Seconds a closed file waits before it is sent."),
+    click.option("--cache-size", metavar="SIZE", type=_size, help="What the cache may hold, such as 20G. Default: see README."),
+    click.option("--min-free", metavar="SIZE", type=_size, help="What the cache leaves free on its disk, such as 1G."),
+    click.option("--io-timeout", metavar="S", type=_seconds, help="A call without progress for so long fails (default 20)."),
+    click.option("--drain-timeout", metavar="S", type=_seconds, help="On SIGTERM: how long sending may take (default 300)."),
+    click.option("--no-supervise", is_flag=True, help="Do not start the daemon again where it crashes."),
+    click.option("--foreground", is_flag=True, help="Stay in this process and log to standard error."),
+    click.option("-v", "--verbose", is_flag=True, help="Log every operation."),
+)
+
+
+def _daemon_options(command: _Command) -> _Command:
+    for option in reversed(_DAEMON_OPTIONS):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @click.argument("mountpoint")
-@click.option("--embedded", is_flag=True, help="Mount the local Drive kept under the data directory.")
-@click.option("--credentials", metavar="FILE", help="A service-account key or an authorized-user file.")
-@click.option("--api-root", metavar="URL", help="Another Drive v3 server; its token comes from DRIVEFS_ACCESS_TOKEN.")
-@click.option("--cache-dir", metavar="DIR", help="Where file contents and unsent changes are kept.")
+@_daemon_options
 @click.option("--read-only", is_flag=True, help="Refuse every change.")
-@click.option("--poll-interval", metavar="S", type=_seconds, help="Seconds between looks for changes made elsewhere.")
-@click.option("--upload-delay", metavar="S", type=_seconds, help="Seconds a closed file waits before it is sent.")
-@click.option("--cache-size", metavar="SIZE", type=_size, help="What the cache may hold, such as 20G. Default: see README.")
-@click.option("--min-free", metavar="SIZE", type=_size, help="What the cache leaves free on its disk, such as 1G.")
 @click.option("--fsync", type=click.Choice(["local", "remote"]), help="What fsync waits for: this disk (default), or Drive.")
 @click.option("--open-file-snapshot", metavar="S", type=_seconds, help="Send a file that stays open so often; 0: at close only.")
-@click.option("--io-timeout", metavar="S", type=_seconds, help="A call without progress for so long fails (default 20).")
-@click.option("--drain-timeout", metavar="S", type=_seconds, help="On SIGTERM: how long sending may take (default 300).")
-@click.option("--no-supervise", is_flag=True, help="Do not mount again where the daemon crashes.")
-@click.option("--foreground", is_flag=True, help="Stay in this process and log to standard error.")
-@click.option("-v", "--verbose", is_flag=True, help="Log every operation.")
 def mount(mountpoint: str, foreground: bool, verbose: bool, no_supervise: bool, **flags: Any) -> None:
     """Mount Google Drive at MOUNTPOINT, and return once it answers."""
     from drivefs import launch
@@ -142,9 +157,7 @@ def mount(mountpoint: str, foreground: bool, verbose: bool, no_supervise: bool, 
 
     def announce(unsent: int) -> None:
         _print(f"Mounted at {typed}")
-        if unsent:
-            noun = "change" if unsent == 1 else "changes"
-            _say(f"{unsent} {noun} of the last session still to be sent; sending now. See: drivefs status")
+        _say_unsent(unsent)
 
     with launch.prepared(config.mountpoint):
         if account.by_default:
@@ -157,6 +170,67 @@ def mount(mountpoint: str, foreground: bool, verbose: bool, no_supervise: bool, 
 
 
 @cli.command()
+@_daemon_options
+@click.option("--json", "as_json", is_flag=True, help="Print what was started, or found, as one JSON object.")
+def serve(foreground: bool, verbose: bool, no_supervise: bool, as_json: bool, **flags: Any) -> None:
+    """Keep whole files on Drive for programs, without a mount, and return once it answers.
+
+    Needs no FUSE. Programs reach it through drivefs.client by its PLACE, which is printed: the cache directory. A mount of the
+    same account does all that and more: where there is one nothing is started, and one that comes later takes over.
+    """
+    from drivefs import launch
+    from drivefs.base.errors import CacheUnusable, ExitCode
+    from drivefs.client import ClientError
+    from drivefs.settings import Flags, build_config, choose_account
+
+    account = choose_account(Flags(mountpoint=None, **flags), os.environ)
+    config = build_config(Flags(mountpoint=None, **flags), account, os.environ)
+    os.environ.pop("DRIVEFS_ACCESS_TOKEN", None)  # as for a mount
+    level = logging.DEBUG if verbose else logging.INFO
+
+    def announce(unsent: int) -> None:
+        _print_served(str(config.mountpoint), as_json=as_json)
+        _say_unsent(unsent)
+
+    if (state := launch.holder(config)) is not None:
+        if foreground:
+            raise CacheUnusable(f"{state['mountpoint']!r} serves this account already, by another process. End it first.")
+        _print_served(state["mountpoint"], as_json=as_json, already=True, mounted=state.get("serves") != "socket")
+        return
+    if account.by_default:
+        _say("No account is configured, so the embedded Drive on this machine is served (--embedded).")
+    config = launch.with_server(config)
+    if foreground:
+        launch.in_foreground(config, announce, level)
+        return
+    try:
+        launch.in_background(config, announce, level, supervise=not no_supervise)
+    except ClientError as error:
+        # Somebody else was starting at the same moment, and was faster.
+        rival = error.exit_code in (ExitCode.CACHE_IN_USE, ExitCode.MOUNTPOINT)
+        if not rival or (state := launch.holder(config, _RIVAL_SECONDS)) is None:
+            raise
+        _print_served(state["mountpoint"], as_json=as_json, already=True, mounted=state.get("serves") != "socket")
+
+
+def _print_served(place: str, *, as_json: bool, already: bool = False, mounted: bool = False) -> None:
+    import json
+
+    if as_json:
+        _print(json.dumps({"place": place, "mounted": mounted, "already": already}))
+    elif already:
+        _print(f"Already served by the {'mount at' if mounted else 'daemon of'} {place}")
+    else:
+        _print(f"Serving {place}")
+
+
+def _say_unsent(unsent: int) -> None:
+    if unsent:
+        noun = "change" if unsent == 1 else "changes"
+        _say(f"{unsent} {noun} of the last session still to be sent; sending now. See: drivefs status")
+
+
+@cli.command()
 @click.argument("mountpoint")
 @click.option(
     "--timeout", metavar="S", type=_seconds, default=_DRAIN_SECONDS, show_default=True, help="How long sending may take."
@@ -164,6 +238,8 @@ def mount(mountpoint: str, foreground: bool, verbose: bool, no_supervise: bool, 
 @click.option("--release", is_flag=True, help="Also make a plain, writable directory of the mountpoint again.")
 def unmount(mountpoint: str, timeout: float, release: bool) -> None:
     """Send everything to Drive, then unmount.
+
+    MOUNTPOINT may also be the place of a daemon without a mount, which then ends.
 
     The directory stays closed to writers, so that no program writes to this disk believing that it writes to Drive.
     """

@@ -1,45 +1,53 @@
-"""The stable Python interface to a running mount: synchronous, thread-safe, standard library only.
+"""The stable Python interface to a running daemon: synchronous, thread-safe, standard library only.
 
     from drivefs.client import connect
     left = connect("/content/drive/MyDrive/run1").flush(["/content/drive/MyDrive/run1/model.pt"], timeout=600)
 
-Every mount is served by one daemon, which listens on a unix socket in a private directory. The conversation is JSON lines:
-one request a line, any number of ``{"progress": ...}`` lines back, then ``{"ok": true, "result": ...}`` or
-``{"ok": false, "error": sentence, "exit_code": n}``. Each call opens its own connection; leaving early cancels that request only.
+Every mount is served by one daemon, which listens on a unix socket in a private directory. So does a daemon without a mount
+(``drivefs serve``); its *place*, which stands for the mountpoint here, is its cache directory. Each call opens a connection of
+its own, so it does not matter whether the daemon was started anew since the last; leaving early cancels that request only. The
+protocol is stated in ``drivefs.conversation``.
+
+A daemon also keeps whole files on Drive for programs, mount or not: ``Client.list``, ``stat``, ``put``, ``get`` and ``trash``.
+Their paths begin at the top, as in ``MyDrive/a/b``. What they tell of an item is a dict: name (as Drive has it), id, size (bytes)
+and md5 (hex; both None for what has no bytes), folder, owned (by this account), created (seconds since the epoch).
 """
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import json
 import os
 import select
 import socket
-import struct
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from drivefs.conversation import (
+    NOT_MOUNTED,
+    STATUS_TIMEOUT,
+    UNEXPECTED,
+    ClientError,
+    Progress,
+    as_dict,
+    call,
+    converse,
+    is_zombie,
+    open_connection,
+    peer,
+    stream,
+)
+
 __all__ = ["Client", "ClientError", "canonical", "connect", "running", "runtime_dir", "socket_path", "statuses"]
 
-# The numbers of drivefs.base.errors.ExitCode that this module itself gives; it may not import them.
-_UNEXPECTED: Final = 1
-_NOT_MOUNTED: Final = 10
-
-_STATUS_TIMEOUT: Final = 10.0  # seconds for an answer that needs no network
+_STATUS_TIMEOUT: Final = STATUS_TIMEOUT
 _GRACE: Final = 30.0  # seconds beyond what the daemon was granted, before it is taken for stuck
-
-Progress = Callable[[Mapping[str, Any]], None]
-
-
-class ClientError(Exception):
-    """Text: a sentence for people, with the next step. ``exit_code``: what a command should return to the shell."""
-
-    def __init__(self, sentence: str, exit_code: int) -> None:
-        super().__init__(sentence)
-        self.exit_code = exit_code
+_INLINE: Final = 512 << 10  # bytes that a request may carry itself; it may have 1 MiB, and base64 makes a third more of them
 
 
 def runtime_dir(environment: Mapping[str, str] = os.environ) -> str:
@@ -82,7 +90,7 @@ class Client:
 
     def status(self) -> dict[str, Any]:
         """What the daemon knows of itself: mountpoint, pid, account, pending files and bytes, errors, request counts."""
-        return _as_dict(_call(self._socket, self.mountpoint, "status", {}, timeout=_STATUS_TIMEOUT))
+        return as_dict(call(self._socket, self.mountpoint, "status", {}, timeout=_STATUS_TIMEOUT))
 
     def dead_daemon(self) -> int | None:
         """The process id of a daemon that was killed and cannot end, for the kernel holds a thread of it; None for any other."""
@@ -92,8 +100,8 @@ class Client:
                 connection.connect(self._socket)
             except OSError:
                 return None
-            pid, _ = _peer(connection)
-        return pid if _is_zombie(pid) else None
+            pid, _ = peer(connection)
+        return pid if is_zombie(pid) else None
 
     def flush(
         self, paths: Sequence[str | os.PathLike[str]] = (), *, timeout: float = 300.0, progress: Progress | None = None
@@ -104,7 +112,7 @@ class Client:
         """
         inside = [_below(self.mountpoint, path) for path in paths]
         arguments = {"paths": inside, "timeout": timeout}
-        answer = _call(self._socket, self.mountpoint, "flush", arguments, timeout=timeout + _GRACE, progress=progress)
+        answer = call(self._socket, self.mountpoint, "flush", arguments, timeout=timeout + _GRACE, progress=progress)
         return _unsent(answer)
 
     def unmount(self, *, timeout: float = 300.0, progress: Progress | None = None) -> list[dict[str, Any]]:
@@ -112,20 +120,99 @@ class Client:
 
         Where that is not empty the mount stays as it was. ClientError 7: files in it are open, so it stays too.
         """
-        with _connect(self._socket, self.mountpoint) as connection:
-            pid, _ = _peer(connection)
+        with open_connection(self._socket, self.mountpoint) as connection:
+            pid, _ = peer(connection)
             with _Process(pid) as process:
-                answer = _converse(connection, "unmount", {"timeout": timeout}, timeout + _GRACE, progress)
+                answer = converse(connection, "unmount", {"timeout": timeout}, timeout + _GRACE, progress)
                 unsent = _unsent(answer)
                 if not unsent and not process.wait(_GRACE):
                     raise ClientError(
                         f"Everything is on Drive, but the daemon (process {pid}) has not ended after {_GRACE:.0f} s. "
                         f"Look into its log, then end it with: kill {pid}",
-                        _UNEXPECTED,
+                        UNEXPECTED,
                     )
         if not unsent:
             _require_gone(self.mountpoint)
         return unsent
+
+    def give_way(self) -> None:
+        """End a daemon without a mount at once and wait for its end: what it has not sent stays in the cache, for the next one.
+
+        ClientError 10: none listens.  2: it has a mount, which never gives way.
+        """
+        with open_connection(self._socket, self.mountpoint) as connection:
+            pid, _ = peer(connection)
+            with _Process(pid) as process:
+                converse(connection, "give_way", {}, _STATUS_TIMEOUT, None)
+                if not process.wait(_GRACE):
+                    raise ClientError(
+                        f"The daemon (process {pid}) was asked to give way and has not ended after {_GRACE:.0f} s. "
+                        f"Look into its log, then end it with: kill {pid}",
+                        UNEXPECTED,
+                    )
+
+    # -- whole files on Drive --------------------------------------------------------------------------------------
+
+    def list(self, path: str, *, timeout: float = 120.0) -> list[dict[str, Any]]:
+        """What Drive has at this moment in a folder, oldest first: items. Empty where Drive has no such folder (yet).
+
+        Two of them may have the same name. What is put is among them as soon as Drive has it.
+        """
+        answer = self._ask("list", {"path": path}, timeout)
+        return [as_dict(item) for item in answer]
+
+    def stat(self, path: str, *, timeout: float = 120.0) -> dict[str, Any] | None:
+        """The item as Drive has it at this moment; None where Drive has none of this path (yet)."""
+        answer = self._ask("stat", {"path": path}, timeout)
+        return None if answer is None else as_dict(answer)
+
+    def put(
+        self,
+        path: str,
+        source: bytes | str | os.PathLike[str],
+        *,
+        timeout: float = 600.0,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Make ``source`` (bytes, or a file's path) the content of the file ``path``; return once Drive has confirmed all of it.
+
+        Returns id, size and md5. Missing folders are made; a file that is there gets a new revision. Whatever is killed when, the
+        name stands for the old bytes or the new ones, never for half of them.  progress: told size and written, the bytes that
+        the daemon has taken over.  ClientError 3: it is not on Drive, and why. Where the daemon had all of it by then, it is
+        pending, as after any write to a mount; to put it again is right in every case.
+        """
+        if not isinstance(source, bytes):
+            whole = os.path.abspath(os.path.expanduser(os.fspath(source)))
+            return self._put(path, {"source": whole}, timeout, progress)
+        if len(source) <= _INLINE:
+            return self._put(path, {"data": base64.b64encode(source).decode()}, timeout, progress)
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(source)
+            file.flush()
+            return self._put(path, {"source": file.name}, timeout, progress)
+
+    def _put(self, path: str, what: Mapping[str, str], timeout: float, progress: Progress | None) -> dict[str, Any]:
+        arguments = {"path": path, "timeout": timeout, **what}
+        return as_dict(self._ask("put", arguments, timeout + _GRACE, progress))
+
+    def get(self, id: str, size: int, md5: str | None = None, *, timeout: float = 60.0) -> Generator[bytes, None, None]:
+        """The bytes of the item ``id``, which has ``size`` of them, in order, straight from Drive: nothing is kept here.
+
+        Nothing of them is to be believed before the last: only after it they are held against ``md5``, or against what Drive says
+        where that is None, and ClientError is raised where they differ.  timeout: seconds without a byte.
+        The download begins with the first chunk, and ends early with ``close()`` (``contextlib.closing``).
+        """
+        return stream(self._socket, self.mountpoint, "get", {"id": id, "size": size, "md5": md5}, timeout=timeout)
+
+    def trash(self, id: str, *, timeout: float = 120.0) -> None:
+        """Move the item ``id`` to Drive's trash, a folder with all below it; one that is gone already is gone.
+
+        Returns once Drive has done it. ClientError 3: it has not, and why.
+        """
+        self._ask("trash", {"id": id, "timeout": timeout}, timeout + _GRACE)
+
+    def _ask(self, verb: str, arguments: Mapping[str, Any], timeout: float, progress: Progress | None = None) -> Any:
+        return call(self._socket, self.mountpoint, verb, arguments, timeout=timeout, progress=progress)
 
 
 def connect(path: str | os.PathLike[str] = ".", *, runtime: str | None = None) -> Client:
@@ -135,7 +222,7 @@ def connect(path: str | os.PathLike[str] = ".", *, runtime: str | None = None) -
         for folder in _upwards(spelling):
             if os.path.exists(socket_path(directory, folder)):
                 return Client(folder, runtime=directory)
-    raise ClientError(f"{os.fspath(path)!r} is not in a mount of drivefs. Mount first: drivefs mount MOUNTPOINT", _NOT_MOUNTED)
+    raise ClientError(f"{os.fspath(path)!r} is not in a mount of drivefs. Mount first: drivefs mount MOUNTPOINT", NOT_MOUNTED)
 
 
 def running(*, runtime: str | None = None) -> list[Client]:
@@ -149,9 +236,9 @@ def running(*, runtime: str | None = None) -> list[Client]:
     for name in names:
         path = os.path.join(directory, name)
         try:
-            answer = _as_dict(_call(path, path, "status", {}, timeout=_STATUS_TIMEOUT))
+            answer = as_dict(call(path, path, "status", {}, timeout=_STATUS_TIMEOUT))
         except ClientError as error:
-            if error.exit_code != _NOT_MOUNTED:
+            if error.exit_code != NOT_MOUNTED:
                 raise
             continue
         clients.append(Client(answer["mountpoint"], runtime=directory))
@@ -180,9 +267,9 @@ def _state(path: str, timeout: float) -> dict[str, Any] | None:
     record = _record(path + ".json")
     mountpoint = str(record.get("mountpoint") or f"{path}.sock")
     try:
-        return _as_dict(_call(path + ".sock", mountpoint, "status", {}, timeout=timeout))
+        return as_dict(call(path + ".sock", mountpoint, "status", {}, timeout=timeout))
     except ClientError as error:
-        if error.exit_code != _NOT_MOUNTED:
+        if error.exit_code != NOT_MOUNTED:
             return {"mountpoint": mountpoint, "error": str(error)}
         # Nobody listens. The record is removed by a daemon that ends with everything on Drive, so one that is left says it all.
         return {"mountpoint": mountpoint, "mounted": False, "error": _ended(record)} if record.get("mountpoint") else None
@@ -222,98 +309,11 @@ def _below(mountpoint: str, path: str | os.PathLike[str]) -> str:
     for spelling in _spellings(path):
         if mountpoint in _upwards(spelling):
             return spelling
-    raise ClientError(f"{os.fspath(path)!r} is not in the mount at {mountpoint!r}.", _NOT_MOUNTED)
-
-
-def _connect(path: str, subject: str, timeout: float = _STATUS_TIMEOUT) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(timeout)
-        connection.connect(path)
-        pid, uid = _peer(connection)
-        # In a directory that another user made before us, somebody else's server may be listening.
-        if uid not in (0, os.geteuid()):
-            raise ClientError(f"The socket {path!r} belongs to user {uid}, not to you. Remove its directory.", _UNEXPECTED)
-        if _is_zombie(pid):  # killed, and a thread that cannot end keeps the socket open, so it takes calls and answers none
-            raise ClientError(_ended_sentence(subject), _NOT_MOUNTED)
-    except ConnectionRefusedError as error:
-        connection.close()
-        raise ClientError(_ended_sentence(subject), _NOT_MOUNTED) from error
-    except (FileNotFoundError, NotADirectoryError) as error:
-        connection.close()
-        raise ClientError(f"No drivefs daemon serves {subject!r}. Mount first: drivefs mount MOUNTPOINT", _NOT_MOUNTED) from error
-    except OSError as error:
-        connection.close()
-        raise ClientError(f"The daemon of {subject!r} cannot be reached: {error.strerror or error}.", _UNEXPECTED) from error
-    except ClientError:
-        connection.close()
-        raise
-    return connection
-
-
-def _ended_sentence(subject: str) -> str:
-    return f"The daemon of {subject!r} has ended without unmounting. Mount again, and it sends what is left to send."
-
-
-def _peer(connection: socket.socket) -> tuple[int, int]:
-    """(pid, uid) of the process that listens. Source: unix(7), SO_PEERCRED."""
-    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return pid, uid
-
-
-def _call(
-    path: str, subject: str, verb: str, arguments: Mapping[str, Any], *, timeout: float, progress: Progress | None = None
-) -> Any:
-    with _connect(path, subject, min(timeout, _STATUS_TIMEOUT)) as connection:
-        return _converse(connection, verb, arguments, timeout, progress)
-
-
-def _converse(
-    connection: socket.socket, verb: str, arguments: Mapping[str, Any], timeout: float, progress: Progress | None
-) -> Any:
-    try:
-        connection.settimeout(timeout)
-        connection.sendall(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
-        for message in _messages(connection, time.monotonic() + timeout):
-            if "progress" not in message:
-                return _result(message)
-            if progress is not None:
-                progress(message["progress"])
-    except TimeoutError as error:
-        raise ClientError(
-            f"The daemon has not answered {verb!r} within {timeout:.0f} s. Look into its log.", _UNEXPECTED
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ClientError(f"The conversation with the daemon broke off: {error}. Look into its log.", _UNEXPECTED) from error
-    raise ClientError(f"The daemon ended before it answered {verb!r}. Look into its log.", _UNEXPECTED)
-
-
-def _messages(connection: socket.socket, deadline: float) -> Iterator[dict[str, Any]]:
-    with connection.makefile("rb") as lines:
-        while True:
-            connection.settimeout(max(0.001, deadline - time.monotonic()))
-            line = lines.readline()
-            if not line.endswith(b"\n"):
-                return
-            yield _as_dict(json.loads(line))
-
-
-def _result(message: Mapping[str, Any]) -> Any:
-    if message.get("ok") is True:
-        return message.get("result")
-    raise ClientError(str(message.get("error", "The daemon refused without saying why.")), int(message.get("exit_code", 1)))
-
-
-def _as_dict(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ClientError(
-            f"The daemon answered {type(value).__name__} where an object was due: are both of one version?", _UNEXPECTED
-        )
-    return value
+    raise ClientError(f"{os.fspath(path)!r} is not in the mount at {mountpoint!r}.", NOT_MOUNTED)
 
 
 def _unsent(answer: Any) -> list[dict[str, Any]]:
-    return [_as_dict(entry) for entry in _as_dict(answer)["unsent"]]
+    return [as_dict(entry) for entry in as_dict(answer)["unsent"]]
 
 
 class _Process:
@@ -349,16 +349,7 @@ class _Process:
         return True
 
     def _alive(self) -> bool:
-        return os.path.exists(f"/proc/{self._pid}") and not _is_zombie(self._pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    """Whether the process has ended, or all of it but threads that cannot. Source: proc_pid_stat(5)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] == b"Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+        return os.path.exists(f"/proc/{self._pid}") and not is_zombie(self._pid)
 
 
 def _require_gone(mountpoint: str) -> None:
@@ -368,5 +359,5 @@ def _require_gone(mountpoint: str) -> None:
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             raise ClientError(
-                f"Everything is on Drive, but the daemon ended without unmounting. Run: fusermount3 -uz {mountpoint}", _UNEXPECTED
+                f"Everything is on Drive, but the daemon ended without unmounting. Run: fusermount3 -uz {mountpoint}", UNEXPECTED
             ) from error

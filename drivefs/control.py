@@ -29,13 +29,15 @@ import trio
 from drivefs.base.errors import DriveFSError, ExitCode, MountpointUnusable, UsageError, sole_cause
 from drivefs.private import NO_ACCESS, private_directory
 
-__all__ = ["Progress", "Reply", "Verb", "serve"]
+__all__ = ["Chunks", "Progress", "Reply", "Stream", "Verb", "serve"]
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
 # (arguments, progress) -> the result, as JSON values. Raises DriveFSError for a refusal.
 Verb = Callable[[Mapping[str, Any], Progress], Awaitable[Any]]
+# Sends bytes, and returns once the socket has taken them: a client that reads slowly holds up whoever sends to it.
+Chunks = Callable[["bytes | memoryview"], Awaitable[None]]
 
 _MAX_LINE: Final = 1 << 20
 _MAX_QUEUED: Final = 16
@@ -50,7 +52,16 @@ class Reply:
     then: Callable[[], None]
 
 
-async def serve(path: Path, verbs: Mapping[str, Verb], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A verb that answers with bytes before its result: (arguments, chunks) -> the result. The rest is as for a Verb."""
+
+    verb: Callable[[Mapping[str, Any], Chunks], Awaitable[Any]]
+
+
+async def serve(
+    path: Path, verbs: Mapping[str, Verb | Stream], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     """Listen at ``path`` until cancelled.
 
     UsageError: its directory is not ours alone.  MountpointUnusable: another daemon listens there.
@@ -130,7 +141,7 @@ def _unlink_own(path: Path, inode: int) -> None:
         pass  # somebody tidied up; a socket without a name is gone with its descriptor
 
 
-async def _handle(stream: trio.SocketStream, *, verbs: Mapping[str, Verb]) -> None:
+async def _handle(stream: trio.SocketStream, *, verbs: Mapping[str, Verb | Stream]) -> None:
     """One connection. Never raises for what a client does: that would end the daemon."""
     async with stream:
         await _Conversation(stream, verbs).run()
@@ -149,10 +160,11 @@ def _refusal_of(stream: trio.SocketStream) -> DriveFSError | None:
 class _Conversation:
     """Requests of one client, answered in order while a second task watches for the client's leaving.
 
-    Invariant: a whole line is sent under ``_sending``, so progress from several tasks of a verb never mixes.
+    Invariant: a whole line, with the bytes that it announces, is sent under ``_sending``, so that what several tasks of a verb
+    tell never mixes.
     """
 
-    def __init__(self, stream: trio.SocketStream, verbs: Mapping[str, Verb]) -> None:
+    def __init__(self, stream: trio.SocketStream, verbs: Mapping[str, Verb | Stream]) -> None:
         self._stream = stream
         self._verbs = verbs
         self._sending = trio.Lock()
@@ -223,16 +235,22 @@ class _Conversation:
         name = request.pop("verb")
         if name not in self._verbs:
             raise UsageError(f"The daemon knows no {name!r}, only {', '.join(sorted(self._verbs))}: are both of one version?")
-        return await self._verbs[name](request, self._progress)
+        verb = self._verbs[name]
+        return await (verb.verb(request, self._chunk) if isinstance(verb, Stream) else verb(request, self._progress))
 
     async def _progress(self, news: Mapping[str, Any]) -> None:
         await self._send({"progress": dict(news)})
 
-    async def _send(self, message: Mapping[str, Any]) -> None:
-        data = json.dumps(message).encode() + b"\n"
+    async def _chunk(self, data: bytes | memoryview) -> None:
+        await self._send({"chunk": len(data)}, data)
+
+    async def _send(self, message: Mapping[str, Any], data: bytes | memoryview = b"") -> None:
+        line = json.dumps(message).encode() + b"\n"
         try:
             async with self._sending:
-                await self._stream.send_all(data)
+                await self._stream.send_all(line)
+                if data:
+                    await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._scope.cancel()
             await trio.lowlevel.checkpoint_if_cancelled()

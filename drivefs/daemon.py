@@ -1,9 +1,12 @@
-"""The composition root: builds all parts for one mount, runs them in one nursery, and takes them down in the right order.
+"""The composition root: builds all parts of one daemon, runs them in one nursery, and takes them down in the right order.
 
 Order of the start: lock the cache, recover it, start the jobs, mount, open the control socket, say ready. Signing in goes on
 beside that where the Drive is known from an earlier session, and comes before mounting where it is not. Order of the end:
 drain, unmount, drain what came in between, say what is left (``manifest``), close. The mount ends in one of three ways, a
 control command, a signal, or somebody's umount, and all three send what is pending before the process ends.
+
+A daemon without a mount (``drivefs serve``) opens its control socket first of all, before it has the cache, so that a mount can
+always reach it and take its place: it then ends at once, and what it has not sent is sent by the mount.
 
 Invariant: no thread of this process makes a system call on its own mount (see ``look``).
 """
@@ -14,37 +17,36 @@ import logging
 import os
 import resource
 import signal
-import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
-from drivefs import control, fuse
+from drivefs import control
 from drivefs.base.config import GOOGLE_API_ROOT, Config
-from drivefs.base.errors import ExitCode, MountpointUnusable, UsageError
+from drivefs.base.errors import CacheUnusable, ExitCode, UsageError
+from drivefs.base.model import Invalidation
 from drivefs.base.stats import Stats
-from drivefs.guard import BareMountpoint
 from drivefs.jobs.account import AccountInfo
 from drivefs.jobs.backpressure import Backpressure
 from drivefs.jobs.changes import Changes
 from drivefs.jobs.keeping import Keeper
 from drivefs.jobs.listing import Listing
-from drivefs.jobs.patience import Waits
 from drivefs.jobs.prefetch import Prefetch
 from drivefs.jobs.relisting import Relisting
 from drivefs.jobs.upload import Uploader
 from drivefs.lastword import LastWord
-from drivefs.mountpoint import mount_at
 from drivefs.notify import sd_notify
 from drivefs.remote.auth import Credential, GoogleCredential, StaticToken
 from drivefs.remote.drive import Drive
 from drivefs.remote.http import Transport
 from drivefs.remote.quota import DEFAULT_BUDGET, Lane, Pacer
+from drivefs.serving import Serving
 from drivefs.signin import Gate, SignIn
+from drivefs.storage import STORAGE_VERBS, Storage
 from drivefs.store.cache import Cache
 from drivefs.store.db import Database
 from drivefs.store.merging import Merger
@@ -67,12 +69,39 @@ _LAST_MOMENT: Final = 5.0  # seconds of sending that even a late drain gets
 _SPARE_CONNECTIONS: Final = 16  # for small calls, so that they never queue behind content
 
 
+_OWN_VERBS: Final = ("status", "flush", "unmount")
+
 # Told, once the mount answers, how many changes of earlier sessions are still to be sent.
 OnReady = Callable[[int], None]
 
 
+class Door(Protocol):
+    """What programs open files through: ``Mounting``, or ``Serving`` where there is no such thing."""
+
+    @property
+    def notify(self) -> Callable[[Sequence[Invalidation]], None]:
+        """Told what the kernel must forget."""
+        ...
+
+    def open(self, fs: Filesystem, stats: Stats) -> AbstractAsyncContextManager[trio.Event]:
+        """While it lasts the door is open; the event says that it was closed, by ``close`` or from outside."""
+        ...
+
+    async def close(self, *, lazily: bool) -> None:
+        """lazily: also where programs still use it. MountpointUnusable where they do."""
+        ...
+
+
+def _door(config: Config) -> Door:
+    if config.serves == "socket":
+        return Serving()
+    from drivefs.mounting import Mounting  # only here: it needs FUSE's library
+
+    return Mounting(config)
+
+
 def run(config: Config, on_ready: OnReady, supervisor: int | None = None) -> ExitCode:
-    """Serve one mount until it is unmounted; blocks. supervisor: the process that starts us again after a crash.
+    """Serve one mount, or one socket, until it is unmounted; blocks. supervisor: the process that starts us again after a crash.
 
     Returns OK, or NOT_ON_DRIVE where something could not be sent before the end (it stays in the cache).
     Raises DriveFSError where the mount cannot come about.
@@ -100,8 +129,25 @@ class _Daemon:
         # Set when no client waits for the answer to its ``unmount``.
         self._answering = trio.Event()
         self._answering.set()
+        # What commands may ask, and that they are answered now.
+        self._all_verbs: dict[str, control.Verb | control.Stream] = {}
+        self._ready = trio.Event()
+        # Another daemon is to take over: when that is so, how to end.
+        self._is_taken_over = False
+        self._leave: Callable[[], None] = lambda: None
 
     async def serve(self, on_ready: OnReady) -> ExitCode:
+        async with trio.open_nursery() as nursery:
+            if self._config.serves == "socket":
+                self._leave = nursery.cancel_scope.cancel
+                await nursery.start(control.serve, self._config.socket_path, self._early_verbs())
+            await self._hold_cache(on_ready)
+            nursery.cancel_scope.cancel()
+        if self._is_taken_over and not self._ready.is_set():
+            raise CacheUnusable("Another drivefs daemon took over this account's cache while this one was starting.")
+        return ExitCode.NOT_ON_DRIVE if self._unsent_at_end else ExitCode.OK
+
+    async def _hold_cache(self, on_ready: OnReady) -> None:
         with Database(self._config.cache_dir) as db:
             config = self._config
             transport = Transport(connections=2 * config.downloads + config.uploads + _SPARE_CONNECTIONS)  # see jobs/turns.py
@@ -109,13 +155,12 @@ class _Daemon:
                 await self._serve(db, transport, on_ready)
             finally:
                 transport.close()
-        return ExitCode.NOT_ON_DRIVE if self._unsent_at_end else ExitCode.OK
 
     # -- building --------------------------------------------------------------------------------------------------
 
     async def _serve(self, db: Database, transport: Transport, on_ready: OnReady) -> None:
         config, stats = self._config, self._stats
-        notifier = fuse.Notifier()
+        door = self._door = _door(config)
         credential = self._credential(transport)
         gate = Gate(credential)
         drive = Drive(transport, gate, config.api_root, stats, pacer=self._pacer(), patience=config.io_timeout)
@@ -127,8 +172,8 @@ class _Daemon:
         merger = Merger(tree)
         self._account = AccountInfo(Drive(transport, credential, config.api_root, stats, pacer=self._pacer()), tree, stats)
         self._sign_in = SignIn(self._account, gate, stats, config.api_root, config.credentials)
-        listing = Listing(drive, tree, merger, notifier.notify)
-        prefetch = Prefetch(drive, tree, cache, stats, config.downloads, notifier.notify)
+        listing = Listing(drive, tree, merger, door.notify)
+        prefetch = Prefetch(drive, tree, cache, stats, config.downloads, door.notify)
         self._uploader = Uploader(
             drive.for_uploads(),
             tree,
@@ -136,7 +181,7 @@ class _Daemon:
             merger,
             prefetch,
             keeper,
-            notifier.notify,
+            door.notify,
             stats,
             delay=config.upload_delay,
             workers=config.uploads,
@@ -146,13 +191,13 @@ class _Daemon:
         )
         self._verbs = Verbs(config, cache, self._account, self._uploader, gate, stats, self._supervisor)
         self._last_word = LastWord(config, tree, self._account, self._uploader)
-        verifying = Listing(drive.in_lane(Lane.BULK), tree, merger, notifier.notify)
+        verifying = Listing(drive.in_lane(Lane.BULK), tree, merger, door.notify)
         relisting = Relisting(verifying, tree, self._uploader.rescan, stats)
         changes = Changes(
             drive.in_lane(Lane.BULK),
             tree,
             merger,
-            notifier.notify,
+            door.notify,
             self._uploader.rescan,
             relisting.begin,
             stats,
@@ -177,6 +222,8 @@ class _Daemon:
             fsync_remote=config.fsync_remote,
         )
         fs = Filesystem(tree, cache, names, files, self._account, uid=os.geteuid(), gid=os.getegid())
+        storage = Storage(config, drive, tree, merger, listing, fs, self._account, self._uploader, door.notify)
+        self._all_verbs.update(storage.verbs())
         services = [
             keeper.serve,
             self._uploader.serve,
@@ -192,7 +239,7 @@ class _Daemon:
                 await nursery.start(prefetch.serve)
                 for service in services:
                     nursery.start_soon(service)
-                async with self._mounted(fuse.Door(fs, stats, Waits(config.io_timeout)), notifier) as ended:
+                async with door.open(fs, stats) as ended:
                     await self._stay(ended, on_ready)
                 nursery.cancel_scope.cancel()
             await keeper.finish()
@@ -223,54 +270,23 @@ class _Daemon:
 
     # -- living ----------------------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _mounted(self, door: fuse.Door, notifier: fuse.Notifier) -> AsyncIterator[trio.Event]:
-        """The mount; the event says that it has ended from outside or by ``_unmount``."""
-        self._attach(door)
-        try:
-            async with trio.open_nursery() as nursery:
-                ended = trio.Event()
-                await nursery.start(self._answer_kernel, door, ended)
-                await door.introduced.wait()
-                notifier.start()  # not before: the kernel would not know whom it is from
-                if (entry := mount_at(self._config.mountpoint)) is not None:
-                    await trio.to_thread.run_sync(fuse.tune, entry.device)
-                yield ended
-                nursery.cancel_scope.cancel()
-        finally:
-            notifier.stop()
-            fuse.release()
-
-    def _attach(self, door: fuse.Door) -> None:
-        """Mount, and close the directory underneath to writers, for the time when nothing is mounted there."""
-        bare = BareMountpoint(self._config.mountpoint)
-        try:
-            bare.admit()
-            fuse.mount(door, self._config.mountpoint, read_only=self._config.read_only)
-        except BaseException:
-            bare.put_back()
-            raise
-        else:
-            bare.close_up()
-        finally:
-            bare.forget()
-
-    async def _answer_kernel(self, door: fuse.Door, ended: trio.Event, task_status: trio.TaskStatus[None]) -> None:
-        await fuse.serve(door, task_status)
-        ended.set()
-
     async def _stay(self, ended: trio.Event, on_ready: OnReady) -> None:
         """Until the mount is over: by a command, by a signal, or because somebody ran umount."""
         async with trio.open_nursery() as nursery:
-            verbs = {"status": self._verbs.status, "flush": self._verbs.flush, "unmount": partial(self._unmount, ended)}
-            await nursery.start(control.serve, self._config.socket_path, verbs)
+            own = (self._verbs.status, self._verbs.flush, partial(self._unmount, ended))
+            self._all_verbs.update(zip(_OWN_VERBS, own, strict=True))
+            if self._config.serves == "mount":
+                await nursery.start(control.serve, self._config.socket_path, self._all_verbs)
             await nursery.start(self._obey_signals, ended)
             await self._sign_in.verdict(_VERDICT)
             self._last_word.prepare()
             on_ready(self._left_by_others)
-            log.info("mounted at %s", self._config.mountpoint)
+            self._leave = ended.set
+            self._ready.set()
+            log.info("mounted at %s" if self._config.serves == "mount" else "serving %s", self._config.mountpoint)
             await ended.wait()
-            await self._drain_leftovers()
+            if not self._is_taken_over:
+                await self._drain_leftovers()
             with trio.move_on_after(_ANSWER_TIME):  # the client that asked for the end may have gone
                 await self._answering.wait()
             nursery.cancel_scope.cancel()
@@ -286,7 +302,7 @@ class _Daemon:
                 self._drain_until = trio.current_time() + self._config.drain_timeout
                 await self._drain(self._config.drain_timeout)
                 if not ended.is_set():
-                    await self._detach(lazily=True)
+                    await self._door.close(lazily=True)
                 # Programs that have files open keep a mount alive that nobody sees any more.
                 with trio.move_on_at(max(self._drain_until, trio.current_time() + self._last_moment)):
                     await ended.wait()
@@ -311,17 +327,6 @@ class _Daemon:
             self._unsent_at_end = await self._uploader.drain(timeout, until_empty=True)
             nursery.cancel_scope.cancel()
 
-    async def _detach(self, *, lazily: bool) -> None:
-        """Run fusermount3, which serves root and users alike; MountpointUnusable where programs still use the mount."""
-        command = ["fusermount3", "-uz" if lazily else "-u", "--", os.fspath(self._config.mountpoint)]
-        result = await trio.run_process(command, check=False, capture_stdout=True, stderr=subprocess.STDOUT)
-        if result.returncode and mount_at(self._config.mountpoint) is not None:
-            said = result.stdout.decode(errors="replace").strip()
-            raise MountpointUnusable(
-                f"{self._config.mountpoint} cannot be unmounted: {said}. Everything is on Drive. "
-                "Close the files and shells that are in it, then unmount again."
-            )
-
     async def _unmount(self, ended: trio.Event, arguments: Mapping[str, Any], progress: control.Progress) -> Any:
         """The verb ``unmount``: send, unmount, answer, and let the daemon end; with anything unsent the mount stays."""
         unsent = await self._verbs.drain(float(arguments["timeout"]), [], progress, until_empty=True)
@@ -329,9 +334,32 @@ class _Daemon:
             return {"unsent": [stated(entry) for entry in unsent], "pid": os.getpid()}
         self._answering = trio.Event()
         try:
-            await self._detach(lazily=False)
+            await self._door.close(lazily=False)
         except BaseException:
             self._answering.set()
             raise
         await ended.wait()
         return control.Reply({"unsent": [], "pid": os.getpid()}, self._answering.set)
+
+    def _early_verbs(self) -> dict[str, control.Verb | control.Stream]:
+        """Those of a daemon that is not ready yet: what is asked of it waits until it is, but for ``give_way``."""
+
+        def later(name: str) -> control.Verb | control.Stream:
+            async def verb(arguments: Mapping[str, Any], tell: Any) -> Any:
+                await self._ready.wait()
+                actual = self._all_verbs[name]
+                return await (actual.verb if isinstance(actual, control.Stream) else actual)(arguments, tell)
+
+            return control.Stream(verb) if name == "get" else verb
+
+        names = (*_OWN_VERBS, *STORAGE_VERBS)
+        return {"give_way": self._give_way, **{name: later(name) for name in names}}
+
+    async def _give_way(self, _arguments: Mapping[str, Any], _progress: control.Progress) -> control.Reply:
+        """The verb ``give_way``: end at once, for a mount is to have the cache, with all that is still to be sent."""
+
+        def leave() -> None:
+            self._is_taken_over = True
+            self._leave()
+
+        return control.Reply({"pid": os.getpid()}, leave)

@@ -40,7 +40,7 @@ class LastWord:
 
     def prepare(self) -> None:
         """The mount answers: should it end without a word, its record tells where the cache is."""
-        self._record.begin(self._config.mountpoint, self._config.cache_dir)
+        self._record.begin(self._config.mountpoint, self._config.cache_dir, self._config.serves)
 
     async def mind(self) -> None:
         """Remove the list that an earlier session left, once it is no longer true."""

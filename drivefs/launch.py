@@ -1,20 +1,22 @@
-"""From a Config to a mount that answers: what ``drivefs mount`` does once it knows what is wanted."""
+"""From a Config to a daemon that answers: what ``drivefs mount`` and ``drivefs serve`` do once they know what is wanted."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
 from drivefs import background, mountpoint
 from drivefs.base import log
-from drivefs.base.config import Config
+from drivefs.base.config import Config, socket_path
 from drivefs.base.errors import CacheUnusable, ExitCode
-from drivefs.client import Client, ClientError
+from drivefs.client import Client, ClientError, statuses
 from drivefs.embedded import ensure_embedded
 from drivefs.gone import remove_dead
 from drivefs.notify import sd_notify
@@ -23,9 +25,11 @@ from drivefs.record import Record
 from drivefs.settings import data_home
 from drivefs.supervisor import Supervisor
 
-__all__ = ["already_mounted", "in_background", "in_foreground", "prepared", "with_server"]
+__all__ = ["already_mounted", "holder", "in_background", "in_foreground", "prepared", "with_server"]
 
 logger = logging.getLogger(__name__)
+
+_LOOK: Final = 0.1  # seconds
 
 
 def already_mounted(config: Config, say: Callable[[str], None]) -> bool:
@@ -43,6 +47,34 @@ def already_mounted(config: Config, say: Callable[[str], None]) -> bool:
             f"Removed the dead mount that a killed daemon left at {entry.path!r}. What it had not sent is in its account's cache."
         )
     return False
+
+
+def holder(config: Config, patience: float = 0.0) -> dict[str, Any] | None:
+    """The status of the living daemon that has this account's cache, whatever it serves; None where none says so.
+
+    patience: seconds for one that has the cache and is still starting.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        for state in statuses(runtime=str(config.runtime_dir)):
+            if state.get("cache_dir") == str(config.cache_dir) and state.get("mounted") is not False:
+                return state
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(_LOOK)
+
+
+def _take_over(config: Config) -> None:
+    """A daemon without a mount gives way to a mount, whoever came first, and is not to come back."""
+    if config.serves != "mount":
+        return
+    served = Client(config.cache_dir, runtime=str(config.runtime_dir))
+    Record(socket_path(config.runtime_dir, config.cache_dir)).add(stop=True)
+    try:
+        served.give_way()
+    except ClientError as error:
+        if error.exit_code != ExitCode.NOT_MOUNTED:
+            raise CacheUnusable(str(error)) from error
 
 
 @contextmanager
@@ -79,10 +111,12 @@ def in_background(config: Config, announce: background.OnReady, level: int, *, s
     def serve(on_ready: background.OnReady) -> ExitCode:
         from drivefs import daemon  # only here: it loads an event loop, and must not before the fork
 
+        _take_over(config)  # also after a crash: somebody may have served the cache meanwhile
         # A crash may have taken the embedded Drive along.
         return daemon.run(with_server(config), on_ready, supervisor=os.getppid() if supervise else None)
 
-    supervisor = Supervisor(config.mountpoint, Record(config.socket_path)) if supervise else None
+    place = config.mountpoint if config.serves == "mount" else None
+    supervisor = Supervisor(place, Record(config.socket_path)) if supervise else None
     announce(background.start(serve, config.cache_dir / "daemon.log", level, supervisor))
 
 
@@ -97,5 +131,6 @@ def in_foreground(config: Config, announce: background.OnReady, level: int) -> N
     private_directory(config.cache_dir, "The cache directory", NO_WRITE, CacheUnusable)
     log.configure(level)
     background.forbid_memory_dumps()
+    _take_over(config)
     if code := daemon.run(config, on_ready):
         sys.exit(code)

@@ -28,8 +28,12 @@ class Record:
     def __init__(self, socket_path: Path) -> None:
         self.path = socket_path.with_suffix(".json")
 
-    def begin(self, mountpoint: Path, cache_dir: Path) -> None:
-        self._write({"mountpoint": os.fspath(mountpoint), "cache_dir": os.fspath(cache_dir)})
+    def begin(self, mountpoint: Path, cache_dir: Path, serves: str = "mount") -> None:
+        """Whatever was recorded of this cache elsewhere is over: only one daemon has it at a time, and now it is this one."""
+        self._write({"mountpoint": os.fspath(mountpoint), "cache_dir": os.fspath(cache_dir), "serves": serves})
+        for other in records(self.path.parent):
+            if other.path != self.path and other.read().get("cache_dir") == os.fspath(cache_dir):
+                other.remove()
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -60,6 +64,7 @@ class Record:
         return {
             "mountpoint": self.mountpoint,
             "mounted": False,
+            "serves": facts.get("serves", "mount"),
             "cache_dir": cache_dir,
             "gave_up": facts.get("gave_up"),
             "ended": manifest.get("when"),

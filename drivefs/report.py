@@ -83,16 +83,18 @@ def _last_session(state: Mapping[str, Any]) -> list[str]:
         lines = [f"safe to power off: no (not mounted: its daemon crashed; what it had not sent is {where})"]
     else:
         lines = [f"safe to power off: no (not mounted: {_amount(state)} of the last session {where})"]
-    lines.append(f"was mounted at: {state['mountpoint']!r}")
+    mount = state.get("serves") != "socket"
+    lines.append(f"was mounted at: {state['mountpoint']!r}" if mount else "was served without a mount")
     if state.get("gave_up"):
         lines.append(_plain(state["gave_up"]))
-    return [*lines, *_pending(state), "Mount it again, and what is left is sent."]
+    return [*lines, *_pending(state), f"{'Mount' if mount else 'Serve'} it again, and what is left is sent."]
 
 
 def _identity(state: Mapping[str, Any], now: float) -> list[str]:
     mode = "read-only" if state.get("read_only") else "read and write"
+    where = "served without a mount, as" if state.get("serves") == "socket" else "mounted at:"
     lines = [
-        f"mounted at: {state['mountpoint']!r} ({mode}), process {state['pid']}",
+        f"{where} {state['mountpoint']!r} ({mode}), process {state['pid']}",
         f"account: {_plain(state.get('account'))} at {_plain(state.get('api_root'))}",
         f"cache: {_room(state)} in {state.get('cache_dir')!r}",
     ]

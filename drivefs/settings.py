@@ -19,9 +19,9 @@ __all__ = ["Account", "Flags", "build_config", "choose_account", "data_home"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
-    """The flags of ``drivefs mount``; None where a flag was not given."""
+    """The flags of ``drivefs mount`` and ``drivefs serve``; None where a flag was not given. mountpoint None: without a mount."""
 
-    mountpoint: str
+    mountpoint: str | None
     embedded: bool = False
     credentials: str | None = None
     api_root: str | None = None
@@ -85,15 +85,16 @@ def build_config(flags: Flags, account: Account, environment: Mapping[str, str])
     """For the embedded Drive, api_root and access_token are those of no server yet: the caller starts it and fills them in."""
     names = ("poll_interval", "upload_delay", "cache_size", "min_free", "open_file_snapshot", "io_timeout", "drain_timeout")
     given: dict[str, Any] = {name: getattr(flags, name) for name in names}
-    mountpoint = Path(canonical(flags.mountpoint))
     if flags.cache_dir is None:
         cache = data_home(environment) / "cache" / account.name
     else:
         cache = _absolute(flags.cache_dir, "--cache-dir")
-    if mountpoint in (cache, *cache.parents):
+    mountpoint = cache if flags.mountpoint is None else Path(canonical(flags.mountpoint))
+    if flags.mountpoint is not None and mountpoint in (cache, *cache.parents):
         raise UsageError(f"The cache {str(cache)!r} would lie in the mount that it serves. Give another --cache-dir.")
     return Config(
         mountpoint=mountpoint,
+        serves="socket" if flags.mountpoint is None else "mount",
         cache_dir=cache,
         runtime_dir=Path(os.path.abspath(runtime_dir(environment))),
         api_root=account.api_root,

@@ -64,9 +64,9 @@ class End:
 
 
 class Supervisor:
-    """place: the mountpoint, canonical.  record: of the mount."""
+    """place: the mountpoint, canonical; None for a daemon without a mount.  record: of the mount, or of what is served."""
 
-    def __init__(self, place: Path, record: Record) -> None:
+    def __init__(self, place: Path | None, record: Record) -> None:
         self._place = place
         self._record = record
         self._asked = False
@@ -83,7 +83,7 @@ class Supervisor:
             self._detach()
         else:
             while self._is_to_restart(end):
-                logger.error("the daemon %s; mounting again", end)
+                logger.error("the daemon %s; starting it again" if self._place is None else "the daemon %s; mounting again", end)
                 end = self._watch(again, lambda: None)
         return end.code if end.code >= 0 else int(ExitCode.UNEXPECTED)
 
@@ -123,7 +123,7 @@ class Supervisor:
 
         Every process looks so for a moment when it ends, and its place may be another's the next: only what lasts counts.
         """
-        if not stuck.is_stuck(pid):
+        if self._place is None or not stuck.is_stuck(pid):
             self._stuck_since = None
             return
         now = time.monotonic()
@@ -163,7 +163,7 @@ class Supervisor:
     def _detach(self) -> bool:
         """Remove the dead mount; a living one by somebody else means that there is nothing left to do."""
         try:
-            while entry := mountpoint.mount_at(self._place):
+            while self._place is not None and (entry := mountpoint.mount_at(self._place)):
                 mountpoint.detach_if_dead(entry)
         except MountpointUnusable as error:
             return self._give_up(str(error))
@@ -186,6 +186,8 @@ class Supervisor:
 
     def _look_underneath(self) -> None:
         """Where the bare directory cannot be closed to root, somebody may have written into it."""
+        if self._place is None:
+            return
         try:
             hidden = os.listdir(self._place)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What a command may ask of a running mount; the wire contract is that of ``drivefs.client``.
+"""What a command may ask of a running daemon, but for whole files (``storage``); the wire contract is that of ``drivefs.client``.
 
 The verb that ends the mount is the daemon's own, because it belongs to the mount's life.
 """
@@ -69,6 +69,7 @@ class Verbs:
         ages = [entry.age_s for entry in unsent]
         return {
             "mountpoint": os.fspath(self._config.mountpoint),
+            "serves": self._config.serves,
             "pid": os.getpid(),
             "api_root": self._config.api_root,
             "embedded": self._config.embedded,
@@ -121,6 +122,8 @@ class Verbs:
 
     async def _inode_of(self, path: str) -> int:
         """By the kernel's own lookup, so that links and aliases mean what they mean to programs."""
+        if self._config.serves != "mount":
+            raise UsageError("This daemon has no mount, so there are no paths in it. Flush all of it: give no path.")
         seen = await trio.to_thread.run_sync(look, path, self._config.io_timeout)
         if seen.error:
             raise UsageError(f"{path!r}: {os.strerror(seen.error)}. Name a file or folder inside {self._config.mountpoint}.")

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from drivefs.base.errors import UsageError
@@ -55,12 +55,14 @@ def validate_api_root(url: str) -> str:
 class Config:
     """Everything a daemon needs to know. Durations in seconds, sizes in bytes.
 
+    mountpoint: the place whose name the control socket has; of a daemon without a mount (``serves``) its cache directory.
     Exactly one account source is used: ``access_token`` (with ``api_root``), ``credentials`` (a key file), or ``embedded``.
     """
 
     mountpoint: Path
     cache_dir: Path
     runtime_dir: Path
+    serves: Literal["mount", "socket"] = "mount"
     api_root: str = GOOGLE_API_ROOT
     access_token: str | None = field(default=None, repr=False)
     credentials: Path | None = None

@@ -60,6 +60,10 @@ class AccountInfo:
         self.refresh()
         return False
 
+    async def renew(self) -> None:
+        """Ask Drive for the quota now. Raises RemoteError."""
+        self._keep(await self._drive.quota())
+
     def refresh(self) -> None:
         """Ask Drive for the quota sooner than it would be asked."""
         self._anxious.set()
@@ -87,7 +91,7 @@ class AccountInfo:
             await trio.sleep(_ANXIOUS_PERIOD)
             self._anxious = trio.Event()
             try:
-                self._keep(await self._drive.quota())
+                await self.renew()
             except DriveFSError as error:
                 self._stats.record_error(str(error), "storage quota")
 

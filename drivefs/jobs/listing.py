@@ -54,6 +54,16 @@ class Listing:
             if remote_id is not None:
                 await self._ask(remote_id)
 
+    async def items(self, remote_id: str) -> list[RemoteItem]:
+        """What Drive has in a folder at this moment, by its id; the tree is neither asked nor told.
+
+        Nothing where there is no such folder. Raises RemoteError.
+        """
+        try:
+            return await self._fetch(remote_id, lambda: None)
+        except RemoteNotFound:
+            return []
+
     async def _list(self, folder: int, moved: Callable[[], None]) -> None:
         remote_id = self._tree.get(folder).remote_id
         if remote_id is None:  # it lost its item on Drive while we waited; what it holds is all there is

@@ -226,18 +226,40 @@ class Uploader:
                 if self._stats.bytes_up != sent:
                     sent, since = self._stats.bytes_up, now
                 elif now >= since + self._patience and goal.left:
-                    raise self._not_arrived(inode)
+                    raise self._not_arrived(inode) or TimedOut(
+                        f"Drive has taken nothing for {self._patience:g} s. The file is kept, and sent as soon as it can be."
+                    )
+
+    async def confirm(self, inode: int, timeout: float) -> None:
+        """Return when Drive has the node as it is now, or as gone as it is; raise why it has not.
+
+        What Drive refuses is raised at once, everything else after ``timeout`` seconds. What failed before is tried once more.
+        """
+        node = self._tree.find(inode)
+        if node is None or not node.pending:
+            return
+        self._dispatcher.lift_halts()
+        with trio.move_on_after(timeout), self._goal([node]) as goal:
+            self._hurry(node)
+            while goal.left:
+                finished = self._finished
+                await finished.wait()
+                if goal.left:
+                    self._raise_refusal(inode)
+        if goal.left:
+            raise self._not_arrived(inode) or TimedOut(f"Drive has not confirmed it within {timeout:g} s.")
+        await self._keeper.durable()  # as after a drain
 
     def _raise_refusal(self, inode: int) -> None:
         for above in self._with_pending_parents(inode):
             if (error := self._dispatcher.refusal(above)) is not None:
                 raise error
 
-    def _not_arrived(self, inode: int) -> DriveFSError:
+    def _not_arrived(self, inode: int) -> DriveFSError | None:
         for above in self._with_pending_parents(inode):
             if (error := self._dispatcher.trouble(above)) is not None:
                 return error
-        return TimedOut(f"Drive has taken nothing for {self._patience:g} s. The file is kept, and sent as soon as it can be.")
+        return None
 
     def _with_pending_parents(self, inode: int) -> Iterator[int]:
         """The node, and the folders that must be there before it."""

@@ -20,7 +20,7 @@ from drivefs.store.db import LAST_VIRTUAL_INODE, Database, Row
 from drivefs.store.names import chosen_name, legal_name, unique_name
 from drivefs.store.views import View
 
-__all__ = ["ALIAS_INODE", "MY_DRIVE_INODE", "MY_DRIVE_NAME", "TOP_INODE", "Node", "Tree"]
+__all__ = ["ALIAS_INODE", "ALIAS_NAME", "MY_DRIVE_INODE", "MY_DRIVE_NAME", "TOP_INODE", "Node", "Tree"]
 
 # The furniture. The alias keeps paths from before 2020 working ("My Drive" with a space); as a symbolic link, because Linux
 # allows a directory only one place in the tree, and hidden from listings, as on Colab.
@@ -281,6 +281,20 @@ class Tree:
         """A new item of the user's. PathError(EEXIST) where the name is taken."""
         if self.child(parent, name) is not None:
             raise PathError(errno.EEXIST)
+        with self.db.transaction():
+            inode = self._insert(parent, name, kind, mode, target)
+            self.touch_folder(parent)
+        return self.get(inode)
+
+    def create_unnamed(self, parent: int, name: str, mode: int) -> Node:
+        """A new file that nothing shows and Drive never hears of until ``move`` gives it its name: open(2)'s O_TMPFILE.
+
+        To everybody it is one that was deleted while it is open, so a kill leaves nothing of it. name: the one it is meant for.
+        """
+        now = time.time_ns() // 10**6
+        return self.get(self._insert(parent, name, Kind.FILE, mode, None, local_trashed=1, unlinked=1, deleted_ms=now))
+
+    def _insert(self, parent: int, name: str, kind: Kind, mode: int, target: str | None, **columns: object) -> int:
         now = time.time_ns()
         mime_type = {Kind.FOLDER: FOLDER_MIME, Kind.SYMLINK: SYMLINK_MIME}.get(kind, "")
         values = {
@@ -298,10 +312,7 @@ class Tree:
             "listed": int(kind is Kind.FOLDER),
             "sequence": self.next_sequence(),
         }
-        with self.db.transaction():
-            inode = self.db.insert("node", values)
-            self.touch_folder(parent)
-        return self.get(inode)
+        return self.db.insert("node", values | columns)
 
     def set_mode(self, node: Node, mode: int) -> None:
         bits = mode & 0o777
@@ -320,7 +331,10 @@ class Tree:
                 self.touch_folder(node.local_parent)
 
     def move(self, node: Node, parent: int, shown_name: str) -> None:
-        """Rename and/or move; the target name must be free. A name that merely shows Drive's illegal one leaves that alone."""
+        """Rename and/or move; the target name must be free. A name that merely shows Drive's illegal one leaves that alone.
+
+        A file that has no name yet (``create_unnamed``) gets one.
+        """
         keeps_name = shown_name == legal_name(node.local_name, node.kind, node.mime_type)
         with self.db.transaction():
             for folder in {node.local_parent, parent} - {None}:
@@ -331,6 +345,9 @@ class Tree:
                 local_name=node.local_name if keeps_name else chosen_name(shown_name, node.kind, node.mime_type),
                 shown_name=shown_name,
                 sequence=self.sequence_of_change(node),
+                local_trashed=0,
+                unlinked=0,
+                deleted_ms=None,
             )
 
     def revive(self, inode: int) -> None:

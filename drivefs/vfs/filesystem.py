@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import posixpath
 from dataclasses import dataclass
 from typing import Final
@@ -74,6 +75,16 @@ class Filesystem:
                 self.files.release(handle)
             raise
         return node, handle
+
+    async def create_unnamed(self, parent: int, name: str, mode: int) -> tuple[Node, int]:
+        """A new file without a name, and a handle that writes to it. Closed before ``Namespace.link_unnamed`` it is gone.
+
+        Raises where ``name`` may not be created in ``parent``.
+        """
+        await self.names.get_ready(parent, name)
+        with self._tree.db.transaction():
+            node = self._tree.create_unnamed(parent, name, mode)
+            return node, self.files.create(node.inode, os.O_WRONLY)
 
     def attributes(self, node: Node) -> Attributes:
         return attributes_of(node, self._cache.find_open(node))

@@ -96,6 +96,14 @@ class Namespace:
             raise PathError(errno.ENOTEMPTY)
         self._trash(node)
 
+    def remove(self, inode: int) -> None:
+        """Delete a file by what it is and not by its name."""
+        node = self._tree.get(inode)
+        if node.is_folder or node.is_virtual or node.local_parent is None:
+            raise PathError(errno.EPERM)
+        self._check_writable(node.local_parent)
+        self._trash(node)
+
     def _is_empty(self, folder: Node) -> bool:
         """Known to be: while we waited for the listing of one folder, another may have come under its name."""
         return bool(folder.listed) and not self._tree.has_children(folder.inode)
@@ -121,6 +129,16 @@ class Namespace:
             if node is not None and node.content_dirty:
                 await self._keeper.before_replacing(node.inode)
         self._rename(self._existing(parent, name), new_parent, new_name, flags)
+
+    async def link_unnamed(self, inode: int, parent: int, name: str) -> None:
+        """Give a file of ``Filesystem.create_unnamed`` its name, in the place of the file that has it, as rename(2) would.
+
+        Source: linkat(2), but for the replacing.
+        """
+        await self.get_ready(parent, name)
+        if self._tree.child(parent, name) is not None:
+            await self._keeper.before_replacing(inode)
+        self._rename(self._tree.get(inode), parent, name, 0)
 
     def _rename(self, node: Node, new_parent: int, new_name: str, flags: int) -> None:
         """Everything is known and nothing awaits: decide and do."""

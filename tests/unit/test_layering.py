@@ -42,6 +42,10 @@ LEVELS = {
     "supervisor": 5,
     "signin": 5,
     "verbs": 6,
+    "source": 3,
+    "storage": 6,
+    "mounting": 6,
+    "serving": 6,
     "lastword": 7,
     "gone": 7,
     "daemon": 8,
@@ -53,9 +57,16 @@ LEVELS = {
     "__main__": 11,
 }
 # Rooms outside the levels, and all of drivefs that they may import.
-ANNEXES: dict[str, set[str]] = {"client": set(), "colab": {"client"}, "emulator": set(), "drivefs_agent": {"client"}}
+ANNEXES: dict[str, set[str]] = {
+    "conversation": set(),
+    "client": {"conversation"},
+    "colab": {"client"},
+    "emulator": set(),
+    "drivefs_agent": {"client"},
+}
 # Who may import an annex.
 DOORS = {
+    "conversation": {"client"},
     "client": {"cli", "gone", "launch", "background", "settings", "report", "colab", "drivefs_agent"},
     "emulator": {"cli"},
     "colab": set(),
@@ -151,7 +162,7 @@ def test_each_library_has_one_door(library: str) -> None:
     assert [user for user in users if not any(fnmatch(user, door) for door in SOLE_IMPORTERS[library])] == []
 
 
-@pytest.mark.parametrize("room", ["client", "base", "colab"])
+@pytest.mark.parametrize("room", ["client", "conversation", "base", "colab"])
 def test_standard_library_only(room: str) -> None:
     """The client and what notebooks import need no package; neither does the ground floor."""
     allowed = sys.stdlib_module_names | {"drivefs", "IPython"} if room == "colab" else sys.stdlib_module_names | {"drivefs"}

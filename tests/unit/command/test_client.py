@@ -80,7 +80,7 @@ def test_the_client_imports_the_standard_library_only() -> None:
     root = Path(client.__file__).parents[1]
     done = subprocess.run([sys.executable, "-S", "-c", code], cwd=root, capture_output=True, text=True, check=True)
     loaded = {name for name in done.stdout.split() if name.partition(".")[0] not in sys.stdlib_module_names}
-    assert loaded <= {"__main__", "drivefs", "drivefs.client"}
+    assert loaded <= {"__main__", "drivefs", "drivefs.client", "drivefs.conversation"}
 
 
 @pytest.fixture
