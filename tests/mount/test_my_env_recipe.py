@@ -103,7 +103,7 @@ class Box:
         command = [self.pip, "-m", "pip", "install", "--no-index", "--no-deps", "--disable-pip-version-check"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
         done = subprocess.run(
-            [*command, f"--target={self.place}", *map(os.fspath, arguments)],
+            [*command, f"--target={self.place}", *(os.fspath(argument) for argument in arguments)],
             capture_output=True,
             text=True,
             timeout=120,
