@@ -100,7 +100,7 @@ class Box:
         return done.stdout
 
     def install(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [self.pip, "-m", "pip", "install", "--no-index", "--no-deps", "--disable-pip-version-check"]
+        command: list[str | Path] = [self.pip, "-m", "pip", "install", "--no-index", "--no-deps", "--disable-pip-version-check"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
         done = subprocess.run(
             [*command, f"--target={self.place}", *(os.fspath(argument) for argument in arguments)],
@@ -198,7 +198,7 @@ def test_i_a_crash_during_an_installation_doubles_nothing(box: Box, server: Serv
     files = {f"many/module_{number}.py": b"VALUE = %d\n" % number for number in range(150)} | {"many/__init__.py": b""}
     made = wheel(tmp_path, "many", "1.0", files)
     box.run("")
-    command = [
+    command: list[str | Path] = [
         box.pip,
         "-m",
         "pip",
