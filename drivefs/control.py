@@ -17,7 +17,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,8 +36,9 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
 # (arguments, progress) -> the result, as JSON values. Raises DriveFSError for a refusal.
 Verb = Callable[[Mapping[str, Any], Progress], Awaitable[Any]]
-# Sends bytes, and returns once the socket has taken them: a client that reads slowly holds up whoever sends to it.
-Chunks = Callable[["bytes | memoryview"], Awaitable[None]]
+# Sends bytes that belong one after another. Returns once the socket has taken them: a client that reads slowly holds up whoever
+# sends to it.
+Chunks = Callable[[Sequence[bytes]], Awaitable[None]]
 
 _MAX_LINE: Final = 1 << 20
 _MAX_QUEUED: Final = 16
@@ -241,16 +242,15 @@ class _Conversation:
     async def _progress(self, news: Mapping[str, Any]) -> None:
         await self._send({"progress": dict(news)})
 
-    async def _chunk(self, data: bytes | memoryview) -> None:
-        await self._send({"chunk": len(data)}, data)
+    async def _chunk(self, pieces: Sequence[bytes]) -> None:
+        await self._send({"chunk": sum(map(len, pieces))}, pieces)
 
-    async def _send(self, message: Mapping[str, Any], data: bytes | memoryview = b"") -> None:
+    async def _send(self, message: Mapping[str, Any], pieces: Sequence[bytes] = ()) -> None:
         line = json.dumps(message).encode() + b"\n"
         try:
             async with self._sending:
-                await self._stream.send_all(line)
-                if data:
-                    await self._stream.send_all(data)
+                for piece in (line, *pieces):
+                    await self._stream.send_all(piece)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._scope.cancel()
             await trio.lowlevel.checkpoint_if_cancelled()

@@ -286,12 +286,13 @@ def _parts(path: str) -> list[str]:
 
 @contextmanager
 def _in_words(path: str) -> Iterator[None]:
-    """What a program would get as an errno is said to a person."""
+    """What a program would get as an errno is said to a person: NotOnDrive for a right that is missing, else UsageError."""
     try:
         yield
     except PathError as error:
         reason = _WRONG_PLACE.get(error.errno, f"{os.strerror(error.errno)}. Give another path")
-        raise UsageError(f"{path!r} cannot be used: {reason}.") from error
+        kind = NotOnDrive if error.errno in (errno.EROFS, errno.EACCES) else UsageError
+        raise kind(f"{path!r} cannot be used: {reason}.") from error
 
 
 @contextmanager
