@@ -39,9 +39,7 @@ _DIVERTING: Final = frozenset({
     "UV_PROJECT", "UV_PYTHON", "UV_REQUIRE_HASHES", "UV_SYSTEM_PYTHON", "UV_WORKING_DIR", "VIRTUAL_ENV", "CONDA_PREFIX",
 })  # fmt: skip
 # Not one package's failure but the network's: trying the others would only take long. pip says how many retries are left.
-_UNREACHABLE: Final = re.compile(
-    r"error sending request|dns error|client error \(Connect\)|network connectivity is disabled|Retry\(total=0", re.IGNORECASE
-)
+_UNREACHABLE: Final = re.compile(r"error sending request|dns error|client error \(Connect\)|Retry\(total=0", re.IGNORECASE)
 _ERROR: Final = re.compile(r"\s*(?:error:|ERROR:|[×x]) (?P<text>.*)")
 _CAUSE: Final = re.compile(r"\s*(?:cause:|Caused by:|[├╰]─▶) ?")
 _LONGEST_REASON: Final = 300
