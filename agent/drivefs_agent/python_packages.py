@@ -20,7 +20,7 @@ from typing import Final
 
 from drivefs_agent.procfs import read
 
-__all__ = ["Python", "read_python"]
+__all__ = ["Python", "read_python", "torch_cuda"]
 
 _FRAMEWORKS: Final = (
     "torch", "torchvision", "torchaudio", "tensorflow", "keras", "jax", "jaxlib", "flax", "numpy", "scipy", "pandas",
@@ -55,7 +55,7 @@ def read_python(root: Path = Path("/"), search: list[str] | None = None) -> Pyth
         version=platform.python_version(),
         executable=sys.executable,
         packages={name: found[name].version for name in _FRAMEWORKS if name in found},
-        torch_cuda=_torch_cuda(found.get("torch")),
+        torch_cuda=torch_cuda(Path(str(found["torch"].locate_file("")))) if "torch" in found else None,
         cuda_runtime=runtime[0] if runtime else None,
         cuda_runtime_source=runtime[1] if runtime else None,
     )
@@ -78,10 +78,9 @@ def _distributions(search: list[str] | None) -> dict[str, metadata.Distribution]
     return found
 
 
-def _torch_cuda(torch: metadata.Distribution | None) -> str | None:
-    if torch is None:
-        return None
-    match = _TORCH_CUDA.search(read(Path(str(torch.locate_file("torch/version.py")))) or "")
+def torch_cuda(site: Path) -> str | None:
+    """The CUDA ("12.8") that the torch in a directory of packages was built for; None: a build without, or no torch."""
+    match = _TORCH_CUDA.search(read(site / "torch" / "version.py") or "")
     return match[1] if match else None
 
 
