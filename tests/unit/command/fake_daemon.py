@@ -50,6 +50,7 @@ async def _main(config: Config, on_ready: Callable[[int], None], supervisor: int
         async def status(_: Mapping[str, Any], __: Progress) -> Any:
             return {
                 "mountpoint": str(config.mountpoint),
+                "serves": config.serves,
                 "pid": os.getpid(),
                 "supervised": None if supervisor is None else os.getppid() == supervisor,
                 "api_root": config.api_root,
@@ -75,6 +76,11 @@ async def _main(config: Config, on_ready: Callable[[int], None], supervisor: int
                 return {"unsent": unsent}
             return Reply({"unsent": []}, nursery.cancel_scope.cancel)
 
+        async def give_way(_: Mapping[str, Any], __: Progress) -> Any:
+            return Reply({"pid": os.getpid()}, nursery.cancel_scope.cancel)
+
         verbs = {"status": status, "flush": flush, "unmount": unmount}
+        if config.serves == "socket":
+            verbs["give_way"] = give_way
         await nursery.start(serve, config.socket_path, verbs)
         on_ready(3 if "left" in config.mountpoint.name else 0)

@@ -19,7 +19,7 @@ import trio
 from drivefs import client
 from drivefs.base.errors import DriveFull, ExitCode, MountpointUnusable, UsageError
 from drivefs.client import Client, ClientError
-from drivefs.control import Progress, Reply, serve
+from drivefs.control import Chunks, Progress, Reply, Stream, serve
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root can")
@@ -136,6 +136,60 @@ async def test_a_line_is_limited_to_a_mebibyte(door: Path, nursery: trio.Nursery
 
     answer = json.loads(await in_thread(ask))
     assert (answer["ok"], answer["exit_code"]) == (False, ExitCode.USAGE)
+
+
+async def test_chunks_arrive_as_they_were_sent_and_before_the_result(door: Path, nursery: trio.Nursery) -> None:
+    """Any bytes, line breaks and braces too, empty pieces, and more of them than any buffer holds; then the end."""
+    pieces = [b'{"ok": true}\n', b"\0\n\xff" * 1000, os.urandom(3 << 20), b"x"]
+
+    async def get(arguments: Mapping[str, Any], chunks: Chunks) -> Any:
+        assert arguments == {"id": "i", "size": 3, "md5": None}
+        await chunks(pieces[:2])
+        for piece in pieces[2:]:
+            await chunks([piece[:5], b"", piece[5:]])
+
+    await nursery.start(serve, door, {"get": Stream(get)})
+    got = await in_thread(lambda: list(Client("/mnt/d").get("i", 3)))
+    assert b"".join(got) == b"".join(pieces)
+    assert max(map(len, got)) <= 3 << 20
+
+
+async def test_an_error_after_chunks_is_an_error(door: Path, nursery: trio.Nursery) -> None:
+    """Who has taken all bytes so far still learns that they were not all, or wrong."""
+
+    async def get(_: Mapping[str, Any], chunks: Chunks) -> Any:
+        await chunks([b"half"])
+        raise DriveFull("Not the right bytes. Get them anew.")
+
+    await nursery.start(serve, door, {"get": Stream(get)})
+    got: list[bytes] = []
+    with pytest.raises(ClientError, match="Not the right bytes") as caught:
+        await in_thread(lambda: got.extend(Client("/mnt/d").get("i", 3)))
+    assert caught.value.exit_code == ExitCode.UNREACHABLE
+    assert got == [b"half"]
+
+
+async def test_a_slow_reader_holds_up_the_sender(door: Path, nursery: trio.Nursery) -> None:
+    """Nothing piles up in the daemon, and who leaves early cancels what was being sent to him."""
+    sent, over = 0, trio.Event()
+
+    async def get(_: Mapping[str, Any], chunks: Chunks) -> Any:
+        nonlocal sent
+        try:
+            while True:
+                await chunks([bytes(1 << 16)])
+                sent += 1 << 16
+        finally:
+            over.set()
+
+    await nursery.start(serve, door, {"get": Stream(get)})
+    download = Client("/mnt/d").get("i", 1 << 40)
+    await in_thread(next, download)
+    await trio.sleep(0.2)
+    assert sent < 4 << 20
+    await in_thread(download.close)
+    with trio.fail_after(5):
+        await over.wait()
 
 
 async def test_progress_comes_before_the_result_and_in_order(door: Path, nursery: trio.Nursery) -> None:
@@ -374,6 +428,40 @@ def test_a_daemon_that_dies_before_answering_is_reported(door: Path) -> None:
     with scripted(door, lambda connection: connection.recv(100)), pytest.raises(ClientError, match="ended before") as caught:
         Client("/mnt/d").flush(timeout=5)
     assert caught.value.exit_code == ExitCode.UNEXPECTED
+
+
+@pytest.mark.parametrize("said", [b"", b'{"chunk": 5}\nabc', b'{"chunk": 5}', b'{"chunk": 0}\n', b"{}\n"])
+def test_half_a_chunk_is_no_chunk(door: Path, said: bytes) -> None:
+    """A daemon that dies in the middle of a download gives an error, not fewer bytes."""
+
+    def behave(connection: socket.socket) -> None:
+        connection.recv(1000)
+        connection.sendall(said)
+
+    with scripted(door, behave), pytest.raises(ClientError, match="ended before") as caught:
+        list(Client("/mnt/d").get("i", 5))
+    assert caught.value.exit_code == ExitCode.UNEXPECTED
+
+
+@pytest.mark.parametrize("said", [b"nonsense\n", b'{"chunk": "x"}\n'])
+def test_nonsense_is_no_chunk(door: Path, said: bytes) -> None:
+    """What is no frame is said to be none."""
+
+    def behave(connection: socket.socket) -> None:
+        connection.recv(1000)
+        connection.sendall(said)
+
+    with scripted(door, behave), pytest.raises(ClientError, match="broke off"):
+        list(Client("/mnt/d").get("i", 5))
+
+
+def test_a_download_that_stalls_is_reported_in_time(door: Path) -> None:
+    """There is a bound for each chunk, so that nobody waits for ever."""
+    over = threading.Event()
+    with scripted(door, lambda connection: over.wait(10)):
+        with pytest.raises(ClientError, match="has not answered 'get'"):
+            list(Client("/mnt/d").get("i", 5, timeout=0.2))
+        over.set()
 
 
 def test_half_an_answer_is_not_an_answer(door: Path) -> None:
