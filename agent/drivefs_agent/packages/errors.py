@@ -6,6 +6,7 @@ __all__ = [
     "Conflict",
     "Hostile",
     "LayerUnusable",
+    "Misdeclared",
     "NothingFits",
     "PackagesError",
     "StoreDamaged",
@@ -22,6 +23,12 @@ class PackagesError(Exception):
 
 class LayerUnusable(PackagesError):
     """The layer, or the Python that it belongs to, cannot be used as it is."""
+
+
+class Misdeclared(PackagesError):
+    """What drivefs-agent.toml says is not understood, or may not be."""
+
+    exit_code = 2
 
 
 class StoreUnreachable(PackagesError):
