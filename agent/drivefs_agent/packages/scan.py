@@ -43,9 +43,11 @@ _UNSOUND: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _SHARED_LIBRARY: Final = re.compile(r"\.(so(\.\d+)*|pyd|dylib|pyc)$")
 _ELF: Final = b"\x7fELF"
 # Made together with a virtual environment by venv, virtualenv or uv, and so made anew with the next one; or our own.
-_OF_THE_ROOT: Final = re.compile(r"pyvenv\.cfg|lib64|\.gitignore|CACHEDIR\.TAG|\.lock|\.drivefs.*")
-_OF_BIN: Final = re.compile(r"(pypy|.?ython|python)w?[\d.]*t?|[aA]ctivate(_this)?(\..*)?|deactivate(\..*)?|pydoc\.bat")
-_OF_SITE: Final = re.compile(r"_virtualenv\.(py|pth)|easy-install\.pth|[^/]*\.egg-link|~.*")
+_OF_THE_ENVIRONMENT: Final = re.compile(
+    r"(data/(pyvenv\.cfg|lib64|\.gitignore|CACHEDIR\.TAG|\.lock|\.drivefs[^/]*)"
+    r"|scripts/((pypy|.?ython|python)w?[\d.]*t?|[aA]ctivate(_this)?(\.[^/]*)?|deactivate(\.[^/]*)?|pydoc\.bat)"
+    r"|purelib/(_virtualenv\.(py|pth)|easy-install\.pth|[^/]*\.egg-link|~[^/]*))(/|$)"
+)
 # pip and uv put these beside the packages, where they install into a plain directory (--target).
 _DATA_OF_A_TARGET: Final = re.compile(r"(share|etc|include|man)/")
 _CHUNK: Final = 1 << 20
@@ -65,18 +67,22 @@ class Changed(Conflict):
 class File:
     """A file as an archive holds it.
 
-    source: where its bytes are.  scheme: its scheme path.  size, sha256 (hexadecimal): of the bytes as they are stored; None
-    where ``source`` was not read yet.  mode: permissions.  link: where it is a symbolic link, what it points to.
-    content: the bytes to store, where they are not those of ``source``.
+    path: where its bytes are (a text: there are tens of thousands).  scheme: its scheme path.  size, sha256 (hexadecimal): of the
+    bytes as they are stored.  mode: permissions.  link: where it is a symbolic link, what it points to; it has no SHA-256.
+    content: the bytes to store, where they are not those in the file.
     """
 
-    source: Path
+    path: str
     scheme: str
     size: int
     mode: int
     sha256: str | None
     link: str | None = None
     content: bytes | None = None
+
+    @property
+    def source(self) -> Path:
+        return Path(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +150,7 @@ def content_of(file: File) -> Iterator[bytes]:
             break
         yield chunk
     if size != file.size or digest.hexdigest() != file.sha256:
-        raise Changed(f"{file.source} is changing, or is not what RECORD says. Save again.", [file.scheme])
+        raise Changed(f"{file.path} is changing, or is not what RECORD says. Save again.", [file.scheme])
 
 
 def _chunks(file: File) -> Iterator[bytes]:
@@ -152,11 +158,11 @@ def _chunks(file: File) -> Iterator[bytes]:
         yield file.content
         return
     try:
-        with file.source.open("rb", buffering=0) as opened:
+        with io.FileIO(file.path) as opened:
             while chunk := opened.read(_CHUNK):
                 yield chunk
     except FileNotFoundError as error:
-        raise Changed(f"{file.source} has just been removed. Save again.", [file.scheme]) from error
+        raise Changed(f"{file.path} has just been removed. Save again.", [file.scheme]) from error
 
 
 def _is_installers(scheme: str) -> bool:
@@ -214,14 +220,14 @@ class _Scanner:
             key = key_of([], also=f"editable {known.editable}")
             return Found(_part(known, key, installed, editable=known.editable), ())
         self._warnings += reader.warnings()
-        files = sorted([*files, *_record_of(name, folder, files, reader.claims)], key=lambda file: file.scheme)
+        files = sorted([*files, *_record_of(name, folder, files, reader.rows)], key=lambda file: file.scheme)
         return Found(
             replace(
                 _part(known, _key(files), installed),
                 size=sum(file.size for file in files),
                 files=len(files),
                 native=reader.native or any(not tag.endswith("-any") for tag in known.tags),
-                modified=tuple(sorted(reader.claims)),
+                modified=tuple(sorted(reader.modified)),
             ),
             tuple(files),
         )
@@ -283,14 +289,14 @@ def _rows(folder: Path) -> tuple[list[record.Row] | None, int]:
     return None, 0
 
 
-def _record_of(name: str, folder: Path, files: Iterable[File], claims: dict[str, record.Row]) -> Iterator[File]:
-    """RECORD as it is stored: of the files that are stored, and as they are stored."""
+def _record_of(name: str, folder: Path, files: Iterable[File], known: dict[str, record.Row]) -> Iterator[File]:
+    """RECORD as it is stored: of the files that are stored. ``known``: rows to keep as they are, by scheme path."""
     if not name.endswith(".dist-info"):
         return
     scheme = f"{PURELIB}{name}/RECORD"
-    rows = [claims.get(file.scheme) or record.Row(_path_in_record(file.scheme), *_claimed(file)) for file in files]
+    rows = [known.get(file.scheme) or _row(file) for file in files]
     content = record.write([*rows, record.Row(_path_in_record(scheme), "", "")])
-    yield File(folder / "RECORD", scheme, len(content), 0o644, hashlib.sha256(content).hexdigest(), content=content)
+    yield File(str(folder / "RECORD"), scheme, len(content), 0o644, hashlib.sha256(content).hexdigest(), content=content)
 
 
 def _path_in_record(scheme: str) -> str:
@@ -298,8 +304,8 @@ def _path_in_record(scheme: str) -> str:
     return path if kind == "purelib" else f"{_TO_ROOT}bin/{path}" if kind == "scripts" else f"{_TO_ROOT}{path}"
 
 
-def _claimed(file: File) -> tuple[str, str]:
-    return record.claim(file.sha256 or ""), str(file.size)
+def _row(file: File) -> record.Row:
+    return record.Row(_path_in_record(file.scheme), record.claim(file.sha256 or ""), str(file.size))
 
 
 class _Schemes:
@@ -332,9 +338,7 @@ class _Schemes:
 
 def _is_of_the_environment(scheme: str) -> bool:
     """It came with the virtual environment, or is compiled anew, or is half removed."""
-    kind, _, path = scheme.partition("/")
-    pattern = _OF_THE_ROOT if kind == "data" else _OF_BIN if kind == "scripts" else _OF_SITE
-    return "__pycache__" in path or pattern.fullmatch(path.partition("/")[0] if kind != "scripts" else path) is not None
+    return "__pycache__/" in scheme or _OF_THE_ENVIRONMENT.match(scheme) is not None
 
 
 class _Trouble:
@@ -404,13 +408,12 @@ class _Files:
 
     def _of(self, path: str, scheme: str, found: os.stat_result, sha256: str | None) -> File:
         mode = 0o755 if found.st_mode & 0o100 else 0o644
-        source = Path(path)
         if scheme.startswith(SCRIPTS) and (content := self._script(path)) is not None:
-            return File(source, scheme, len(content), mode, hashlib.sha256(content).hexdigest(), content=content)
+            return File(path, scheme, len(content), mode, hashlib.sha256(content).hexdigest(), content=content)
         if sha256 is None:
             sha256, size = self._hash(path)
-            return File(source, scheme, size, mode, sha256)
-        return File(source, scheme, found.st_size, mode, sha256)
+            return File(path, scheme, size, mode, sha256)
+        return File(path, scheme, found.st_size, mode, sha256)
 
     def _script(self, path: str) -> bytes | None:
         """Its content with the placeholder; None where it is no script that names the layer's Python."""
@@ -443,7 +446,8 @@ def _opened(path: str) -> io.FileIO:
 class _Reader:
     """Reads the files of one distribution.
 
-    owned: paths that it has.  claims: rows of RECORD that are not so, by scheme path.  native: it holds compiled code.
+    owned: paths that it has.  rows: what RECORD says, by scheme path; modified: the scheme paths of which that is not so.
+    native: it holds compiled code.
     """
 
     def __init__(self, place: Place, schemes: _Schemes, known: About, suspects: frozenset[str], since: int) -> None:
@@ -453,7 +457,8 @@ class _Reader:
         self._since = since
         self._files = _Files(place)
         self.owned: set[str] = set()
-        self.claims: dict[str, record.Row] = {}
+        self.rows: dict[str, record.Row] = {}
+        self.modified: set[str] = set()
 
     @property
     def native(self) -> bool:
@@ -466,10 +471,10 @@ class _Reader:
         """All but RECORD, each once."""
         files: dict[str, File] = {}
         for row in rows:
-            named = None if _is_compiled_anew(row) else self._schemes.of_row(row.path)
-            if named is None:
-                if not _is_compiled_anew(row):
-                    self._files.trouble.add("files outside the environment are not saved", row.path)
+            if _is_compiled_anew(row):
+                continue
+            if (named := self._schemes.of_row(row.path)) is None:
+                self._files.trouble.add("files outside the environment are not saved", row.path)
                 continue
             scheme, path = named
             self.owned.add(path)
@@ -494,14 +499,12 @@ class _Reader:
         )
         self._files.native = self._files.native or _SHARED_LIBRARY.search(scheme) is not None
         file = self._files.of(source, scheme, found, claimed if believed else None)
-        if file is not None and not believed and _denies(row, claimed, file):
-            self.claims[scheme] = record.Row(_path_in_record(scheme), row.checksum, row.size)
+        if file is None or file.content is not None or claimed is None:
+            return file
+        if not believed and (claimed, row.size) != (file.sha256, str(file.size)):
+            self.modified.add(scheme)
+        self.rows[scheme] = record.Row(_path_in_record(scheme), row.checksum, row.size)
         return file
-
-
-def _denies(row: record.Row, claimed: str | None, file: File) -> bool:
-    """RECORD says something else than what the file is. Scripts are stored with another first line, and count as they are."""
-    return claimed is not None and file.content is None and (claimed, row.size) != (file.sha256, str(file.size))
 
 
 def _is_compiled_anew(row: record.Row) -> bool:
@@ -594,16 +597,16 @@ def _child(name: str, child: str, files: list[File]) -> Found:
         unlike = hashlib.sha256(os.fsencode(child)).hexdigest()[:8]
         plain = f"{re.sub('[^A-Za-z0-9._ +-]+', '_', child)[:80]}-{unlike}"
     key = key_of((file.scheme, f"{file.mode:o} {file.link or file.sha256}", file.size) for file in files)
-    installed = max(_changed(file.source) for file in files)
+    installed = max(_changed(file.path) for file in files)
     size = sum(file.size for file in files)
     return Found(
         Part(f"dir/{name}/{plain}", "", key, Kind.DIRECTORY, size=size, files=len(files), installed=installed), tuple(files)
     )
 
 
-def _changed(path: Path) -> float:
+def _changed(path: str) -> float:
     try:
-        return path.lstat().st_mtime
+        return os.lstat(path).st_mtime
     except FileNotFoundError as error:
         raise Changed(f"{path} has just been removed. Try again.") from error
 
@@ -632,7 +635,7 @@ def _kept(directory: Path, below: str, found: os.stat_result, trouble: _Trouble)
         trouble.add("files are not saved, because their names hold control characters or are no UTF-8", below)
     elif stat.S_ISLNK(found.st_mode):
         if (link := _inner_link(directory, below)) is not None:
-            return File(path, scheme, 0, 0o777, None, link=link)
+            return File(str(path), scheme, 0, 0o777, None, link=link)
         trouble.add("links are not saved, because they lead out of the directory", below)
     elif stat.S_ISREG(found.st_mode):
         return _hashed(path, scheme, found.st_mode & 0o755 | 0o600)
@@ -647,7 +650,7 @@ def _hashed(path: Path, scheme: str, mode: int) -> File:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             size += len(chunk)
-    return File(path, scheme, size, mode, digest.hexdigest())
+    return File(str(path), scheme, size, mode, digest.hexdigest())
 
 
 def _inner_link(directory: Path, below: str) -> str | None:
