@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from drivefs_agent import nvml
 from drivefs_agent.gpu import GpuReport
-from drivefs_agent.packages.model import Target, normalised
+from drivefs_agent.packages.model import Target
 from drivefs_agent.packages.protected import protected_of
-from drivefs_agent.procfs import read
+from drivefs_agent.packages.scan import distributions
 from drivefs_agent.python_packages import torch_cuda
 
-__all__ = ["ImagePython", "image_distributions", "read_target"]
-
-# Source: PyPA specifications, "Recording installed projects"; setuptools, "The Internal Structure of Python Eggs".
-# What begins with "~" is left of an installation that broke off.
-_INSTALLED: Final = re.compile(r"(?P<name>[A-Za-z0-9][^-]*)(?:-(?P<version>[^-]+)(?:-py[\d.]+)?)?\.(?:dist|egg)-info")
-_VERSION: Final = re.compile(r"^Version:\s*(\S+)", re.MULTILINE)
+__all__ = ["ImagePython", "read_target"]
 
 
 class ImagePython(Protocol):
@@ -48,7 +42,7 @@ def read_target(
     the newest that the driver can do.
     """
     folders = [Path(python.purelib)] if sites is None else list(sites)
-    image = protected_of(image_distributions(folders))
+    image = protected_of(_distributions(folders))
     return Target(
         implementation=python.implementation,
         minor=python.minor,
@@ -60,21 +54,11 @@ def read_target(
     )
 
 
-def image_distributions(sites: Iterable[Path]) -> dict[str, str]:
-    """Normalised name to version, as the names of their folders tell: reading the metadata of hundreds would take long."""
+def _distributions(sites: Iterable[Path]) -> dict[str, str]:
     found: dict[str, str] = {}
     for site in sites:
-        for path in sorted(site.glob("*-info")):
-            match = _INSTALLED.fullmatch(path.name)
-            if match is not None:
-                found.setdefault(normalised(match["name"]), match["version"] or _written(path))
+        found = distributions(site) | found
     return found
-
-
-def _written(path: Path) -> str:
-    """Of a folder that does not name its version, as those in a source tree."""
-    match = _VERSION.search(read(path / "PKG-INFO") or read(path / "METADATA") or "")
-    return match[1] if match else ""
 
 
 def _torchs(sites: Iterable[Path]) -> str | None:

@@ -236,7 +236,7 @@ def test_the_index_of_pips_settings_is_asked(tmp_path: Path, home: Path, index: 
     settings = tmp_path / "pip.conf"
     settings.write_text(f"[global]\nindex-url = {index}\ntrusted-host = 127.0.0.1\n")
     dead = replace(part("dead"), direct_url='{"url": "https://127.0.0.1:1/dead-1.0-py3-none-any.whl", "archive_info": {}}')
-    done = run(python, [dead, part("alpha")], environment | {"PIP_CONFIG_FILE": str(settings)})
+    done = run(python, [dead, part("alpha")], environment | {"PIP_CONFIG_FILE": str(settings), "PIP_RETRIES": "0"})
     assert [one.name for one in done.installed] == ["alpha"]
     assert [each.part.name for each in done.failed] == ["dead"]
     assert holds(python) == {"alpha-1.0"}

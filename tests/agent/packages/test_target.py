@@ -9,7 +9,7 @@ import pytest
 
 from drivefs_agent.gpu import GpuReport
 from drivefs_agent.packages.model import Target
-from drivefs_agent.packages.target import image_distributions, read_target
+from drivefs_agent.packages.target import read_target
 from tests.agent.boxes import write
 
 
@@ -54,19 +54,13 @@ def test_without_torch_the_driver_says_which_cuda(tmp_path: Path) -> None:
     assert read_target(Python(str(tmp_path)), ask_gpus=no_driver).cuda is None
 
 
-def test_what_an_image_has_is_told_by_names_of_folders(tmp_path: Path) -> None:
-    """In all forms that installers leave; what is imported first counts; a version that no name tells is looked up."""
+def test_what_is_imported_first_counts(tmp_path: Path) -> None:
+    """Where an image has torch twice; a directory that is not there holds nothing."""
     first, second = tmp_path / "first", tmp_path / "second"
     add(first, "torch", "2.7.0")
     add(second, "torch", "2.5.0")
-    write(second, "Cython_Like-3.0-py3.11.egg-info/PKG-INFO", "Name: x\n")
-    write(second, "flat-1.5-py3.12.egg-info", "Name: flat\n")
-    write(second, "develop.egg-info/PKG-INFO", "Metadata-Version: 2.1\nName: develop\nVersion: 0.4\n")
-    write(second, "~orch-1.0.dist-info/METADATA", "")
-    write(second, "egg-info/PKG-INFO", "")
-    assert image_distributions([first, second, tmp_path / "absent"]) == {
-        "torch": "2.7.0",
-        "cython-like": "3.0",
-        "flat": "1.5",
-        "develop": "0.4",
-    }
+    add(second, "triton", "3.1")
+    write(first, "torch/version.py", "cuda: Optional[str] = '13.0'\n")
+    write(second, "torch/version.py", "cuda: Optional[str] = '12.4'\n")
+    target = read_target(Python(str(second)), [tmp_path / "absent", first, second], never)
+    assert (target.image, target.cuda) == ({"torch": "2.7.0", "triton": "3.1"}, "13")
