@@ -13,7 +13,7 @@ from drivefs_agent.packages.protected import protected_of
 from drivefs_agent.packages.scan import distributions
 from drivefs_agent.python_packages import torch_cuda
 
-__all__ = ["ImagePython", "read_target"]
+__all__ = ["ImagePython", "image_distributions", "read_target"]
 
 
 class ImagePython(Protocol):
@@ -42,7 +42,7 @@ def read_target(
     the newest that the driver can do.
     """
     folders = [Path(python.purelib)] if sites is None else list(sites)
-    image = protected_of(_distributions(folders))
+    image = protected_of(image_distributions(folders))
     return Target(
         implementation=python.implementation,
         minor=python.minor,
@@ -54,7 +54,8 @@ def read_target(
     )
 
 
-def _distributions(sites: Iterable[Path]) -> dict[str, str]:
+def image_distributions(sites: Iterable[Path]) -> dict[str, str]:
+    """Normalised name to version, of what is installed in any of ``sites``; of two with one name, the one that is imported."""
     found: dict[str, str] = {}
     for site in sites:
         found = distributions(site) | found
