@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from typing import Any, Final
 __all__ = ["Session", "State", "StateError", "state_folder"]
 
 _TOKEN_BYTES: Final = 24  # 192 bits, 32 characters
+_LARGEST_LOG: Final = 4 << 20
 _SHORTEST_TOKEN: Final = 22  # characters of base64 that hold 128 bits
 _ENVIRONMENT: Final = "DRIVEFS_AGENT_TOKEN"
 
@@ -101,6 +102,25 @@ class State:
 
     def put_report(self, report: Mapping[str, Any]) -> None:
         self._write_object("guard.json", report)
+
+    # -- logs ------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def log(self, name: str) -> Iterator[int]:
+        """A descriptor to append to, for a process in the background. One that has grown large makes way for a new one."""
+        self._require_folder()
+        path = self.folder / name
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if path.lstat().st_size > _LARGEST_LOG:
+                    path.replace(path.with_name(f"{name}.1"))
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateError(f"The log {str(path)!r} cannot be written: {error.strerror}.") from error
+        try:
+            yield handle
+        finally:
+            os.close(handle)
 
     # -- files -----------------------------------------------------------------------------------------------------
 

@@ -119,6 +119,11 @@ class Store:
         self._cache = cache
         self._trust = trust
 
+    @property
+    def trusts(self) -> bool:
+        """What other people own is used."""
+        return self._trust
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def require_trusted(self) -> None:
