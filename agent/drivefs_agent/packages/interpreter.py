@@ -17,14 +17,14 @@ from typing import Any, Final
 
 from drivefs_agent.packages.errors import LayerUnusable
 
-__all__ = ["Interpreter", "ask", "find_interpreter"]
+__all__ = ["Interpreter", "ask", "find_interpreter", "run_in"]
 
 _SECONDS: Final = 60.0  # a first start from a cold disk, or on a box that is busy with training
 _MARK: Final = "drivefs-interpreter:"  # what a sitecustomize prints comes before it
 
 # Runs in the other Python, from 3.8 on. venv's own scheme is asked for by name where there is one: Debian's default is not it.
 _QUESTION: Final = """
-import json, os, platform, sys, sysconfig
+import json, os, platform, site, sys, sysconfig
 scheme = "venv" if "venv" in sysconfig.get_scheme_names() else "posix_prefix"
 root = {"base": "/", "platbase": "/", "installed_base": "/", "installed_platbase": "/"}
 stdlib = sysconfig.get_path("stdlib")
@@ -57,6 +57,8 @@ print(MARK + json.dumps({
     "libc": libc or ("musl" if "musl" in (sysconfig.get_config_var("SOABI") or "") else ""),
     "purelib": sysconfig.get_path("purelib"),
     "stdlib": stdlib,
+    "sites": [path for path in sys.path if path in {*site.getsitepackages(), sysconfig.get_path("purelib")}],
+    "user_site": site.getusersitepackages(),
     "layer_site": sysconfig.get_path("purelib", scheme, root).strip("/"),
     "externally_managed": os.path.exists(os.path.join(stdlib, "EXTERNALLY-MANAGED")),
     "pip": pip,
@@ -72,8 +74,9 @@ class Interpreter:
     executable, prefix, base_prefix: as in ``sys``.  base_executable: of the Python that a virtual environment was made from, else
     the executable.  implementation: as in wheel tags ("cp").  version: "3.11.7"; minor: "3.11".  abi: "t" for a free-threaded
     build, else "".  machine: "x86_64", as in wheel tags.  libc: "glibc-2.36", or empty where unknown.  purelib: where its own pip
-    puts packages, and where its ``.pth`` files are read.  stdlib: its standard library.  layer_site: below a virtual environment
-    of it, where packages lie.  externally_managed: it has the marker of PEP 668.  pip: the version of its own pip, None without.
+    puts packages, and where its ``.pth`` files are read.  stdlib: its standard library.  sites: all folders of packages on its
+    path, the first to be imported first.  user_site: the user's own (PEP 370).  layer_site: where packages lie below a virtual
+    environment of it.  externally_managed: it has the marker of PEP 668.  pip: the version of its own pip, None without.
     bundled_pip: the wheel of pip that came with it (``ensurepip``), where it did.
     """
 
@@ -89,6 +92,8 @@ class Interpreter:
     libc: str
     purelib: str
     stdlib: str
+    sites: tuple[str, ...]
+    user_site: str
     layer_site: str
     externally_managed: bool
     pip: str | None = None
@@ -111,6 +116,7 @@ def ask(executable: str | Path, *options: str) -> Interpreter:
     _, _, text = answer.rpartition(_MARK)
     try:
         values: dict[str, Any] = json.loads(text)
+        values["sites"] = tuple(values["sites"])
         return Interpreter(**{field.name: values[field.name] for field in fields(Interpreter)})
     except (ValueError, KeyError, TypeError) as error:
         raise LayerUnusable(f"{str(executable)!r} does not answer as a Python of 3.8 or newer does.") from error

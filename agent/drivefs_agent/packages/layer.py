@@ -24,23 +24,25 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from drivefs_agent.packages.errors import Conflict, LayerUnusable
+from drivefs_agent.packages.files import ASIDE, sync_folder, write_atomically
+from drivefs_agent.packages.hook import PipConf
 from drivefs_agent.packages.interpreter import Interpreter, find_interpreter, run_in
 
 if TYPE_CHECKING:
     from drivefs_agent.packages.scan import Place
 
-__all__ = ["Layer", "find", "layer_for", "layers_folder", "write_atomically"]
+__all__ = ["Layer", "find", "layer_for", "layers_folder"]
 
 _STATE: Final = ".drivefs-layer.json"
 _LINKS: Final = ("current", "previous")
 _PROMPT: Final = "drivefs"
-_LEFTOVERS: Final = ("saving-*", ".current-*", ".previous-*", ".*.new-*")
+_LEFTOVERS: Final = ("saving-*", ".current-*", ".previous-*", f".*.{ASIDE}-*")
 
 _MAKE: Final = "import sys, venv; venv.create(sys.argv[1], system_site_packages=True, symlinks=True, prompt=sys.argv[2])"
 
@@ -115,6 +117,9 @@ class Layer:
         for path in (made / "pyvenv.cfg", *(made / "bin").iterdir()):
             if path.is_file() and not path.is_symlink() and old in (content := path.read_bytes()):
                 path.write_bytes(content.replace(old, new))
+        settings = PipConf(self.interpreter.prefix, self.python)
+        if settings.state() == "foreign":  # where to find packages, say: pip reads it beside the Python that it runs with
+            (made / "pip.conf").symlink_to(settings.path)
 
     def switch(self, generation: Path) -> None:
         """Make it the current one, at once for all who look; the one before is kept, what is older goes.
@@ -126,7 +131,7 @@ class Layer:
         if before is not None and before != generation:
             self._point("previous", before)
         self._point("current", generation)
-        _sync_folder(self.root)
+        sync_folder(self.root)
         self.collect()
 
     def collect(self) -> None:
@@ -230,24 +235,6 @@ def find(python: str | None) -> Layer:
     return layer_for(find_interpreter(python))
 
 
-def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """The file is the former one or the new one, also after a power cut. An aside that a kill leaves begins with a dot."""
-    aside = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    try:
-        with open(handle, "wb") as file:
-            os.fchmod(handle, mode)
-            file.write(content)
-            file.flush()
-            os.fsync(handle)
-        aside.replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            aside.unlink()
-        raise
-    _sync_folder(path.parent)
-
-
 def _read_object(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_bytes())
@@ -258,14 +245,6 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise LayerUnusable(f"{str(path)!r} is damaged: no object in it. Remove it.")
     return found
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write_to_disk(path: Path) -> None:
