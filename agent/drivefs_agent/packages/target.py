@@ -30,18 +30,16 @@ class ImagePython(Protocol):
     @property
     def libc(self) -> str: ...
     @property
-    def purelib(self) -> str: ...
+    def sites(self) -> tuple[str, ...]: ...
 
 
-def read_target(
-    python: ImagePython, sites: Iterable[Path] | None = None, ask_gpus: Callable[[], GpuReport] = nvml.query
-) -> Target:
-    """``python``: the image's, not a layer's.  sites: where the image's packages lie, the first to be imported first.
+def read_target(python: ImagePython, ask_gpus: Callable[[], GpuReport] = nvml.query) -> Target:
+    """``python``: the image's, not a layer's.
 
     CUDA's major version is that of the image's torch, which everything compiled must agree with; only where there is no torch,
     the newest that the driver can do.
     """
-    folders = [Path(python.purelib)] if sites is None else list(sites)
+    folders = [Path(site) for site in python.sites]
     image = protected_of(image_distributions(folders))
     return Target(
         implementation=python.implementation,

@@ -15,7 +15,7 @@ from tests.agent.boxes import write
 
 @dataclass(frozen=True)
 class Python:
-    purelib: str
+    sites: tuple[str, ...]
     implementation: str = "cp"
     minor: str = "3.13"
     abi: str = "t"
@@ -42,7 +42,7 @@ def test_the_images_torch_says_which_cuda(tmp_path: Path, said: str, expected: s
     add(tmp_path, "numpy", "2.4.6")
     add(tmp_path, "nvidia_cublas_cu12", "12.8.4.1")
     write(tmp_path, "torch/version.py", f"__version__ = '2.13.0'\ncuda: Optional[str] = {said}\nhip: Optional[str] = None\n")
-    target = read_target(Python(str(tmp_path)), ask_gpus=never)
+    target = read_target(Python((str(tmp_path),)), ask_gpus=never)
     image = {"torch": "2.13.0+cu128", "nvidia-cublas-cu12": "12.8.4.1"}
     assert target == Target("cp", "3.13", "t", "aarch64", "glibc-2.39", expected, image)
     assert target.line == "cp313t-aarch64"
@@ -50,8 +50,8 @@ def test_the_images_torch_says_which_cuda(tmp_path: Path, said: str, expected: s
 
 def test_without_torch_the_driver_says_which_cuda(tmp_path: Path) -> None:
     """The newest that it can do; and nothing on a box without one."""
-    assert read_target(Python(str(tmp_path)), ask_gpus=lambda: GpuReport(cuda_driver="12.4")).cuda == "12"
-    assert read_target(Python(str(tmp_path)), ask_gpus=no_driver).cuda is None
+    assert read_target(Python((str(tmp_path),)), ask_gpus=lambda: GpuReport(cuda_driver="12.4")).cuda == "12"
+    assert read_target(Python((str(tmp_path),)), ask_gpus=no_driver).cuda is None
 
 
 def test_what_is_imported_first_counts(tmp_path: Path) -> None:
@@ -62,5 +62,5 @@ def test_what_is_imported_first_counts(tmp_path: Path) -> None:
     add(second, "triton", "3.1")
     write(first, "torch/version.py", "cuda: Optional[str] = '13.0'\n")
     write(second, "torch/version.py", "cuda: Optional[str] = '12.4'\n")
-    target = read_target(Python(str(second)), [tmp_path / "absent", first, second], never)
+    target = read_target(Python((str(tmp_path / "absent"), str(first), str(second))), never)
     assert (target.image, target.cuda) == ({"torch": "2.7.0", "triton": "3.1"}, "13")
