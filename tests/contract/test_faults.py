@@ -325,6 +325,23 @@ def test_a_full_drive(drive: Drive) -> None:
     assert drive.call("DELETE", f"files/{item}").status == 204
 
 
+def test_a_fault_ends_on_kept_connections_too(drive: Drive) -> None:
+    """Once its rule is forgotten, also where an upload had met it on which the server had to stop reading meanwhile."""
+    target = "/upload/drive/v3/files?uploadType=media"
+    headers = {"Content-Type": "a/b", "Authorization": "Bearer a-token"}
+    connection = http.client.HTTPConnection(urlsplit(drive.url).netloc, timeout=60)
+    drive.strike(quota_full=True)
+    statuses = []
+    for _ in range(2):
+        connection.request("POST", target, body=bytes(1 << 20), headers=headers)
+        with connection.getresponse() as response:
+            response.read()
+            statuses.append(response.status)
+        drive.calm()
+    connection.close()
+    assert statuses == [403, 200]
+
+
 def test_calls_within_a_batch(drive: Drive) -> None:
     """Rules strike the calls within a batch one by one."""
     drive.strike(method="files.get", status=500, nth=2)

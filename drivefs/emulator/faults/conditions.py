@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Conditions", "conditions", "under"]
+__all__ = ["NORMAL", "Conditions", "conditions", "under"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Conditions:
     full: bool = False
 
 
-_NORMAL: Final = Conditions()
-_current: ContextVar[Conditions] = ContextVar("conditions", default=_NORMAL)
+NORMAL: Final = Conditions()
+_current: ContextVar[Conditions] = ContextVar("conditions", default=NORMAL)
 
 
 def conditions() -> Conditions:
@@ -35,10 +35,11 @@ def conditions() -> Conditions:
 
 @contextmanager
 def under(wanted: Conditions) -> Iterator[None]:
-    """For what runs within, in this task."""
-    if wanted == _NORMAL:
-        yield
-        return
+    """For what runs within, in this task.
+
+    Normal ones are set like any others: a connection on which reading was resumed while a call was answered hands that call's
+    conditions on to all later ones.
+    """
     token = _current.set(wanted)
     try:
         yield

@@ -21,7 +21,7 @@ from drivefs.emulator.faults import lag
 from drivefs.emulator.faults.answers import Canned, canned
 from drivefs.emulator.faults.body import Answer, Upload, keep_only, pause, peek, ranges_ignored
 from drivefs.emulator.faults.book import Book, Plan
-from drivefs.emulator.faults.conditions import Conditions, under
+from drivefs.emulator.faults.conditions import NORMAL, Conditions, under
 from drivefs.emulator.faults.naming import Call, call_of
 from drivefs.emulator.faults.profile import DriveProfile
 from drivefs.emulator.faults.quota import Quota
@@ -112,7 +112,8 @@ class FaultWire:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.quiet or is_control(scope):
-            await self._app(scope, receive, send)
+            with under(NORMAL):
+                await self._app(scope, receive, send)
             return
         if self.book.refresh():
             self.rules_changed(scope)
