@@ -1,8 +1,8 @@
 """Archives of parts: tar in one zstd frame, the same bytes for the same content.
 
-Members are regular files, and relative symbolic links in declared directories, sorted, with the owner 0 and the time 0; each has
-the name "<the part's folder>/<scheme path>". Names that do not fit a header have a pax record (POSIX.1-2001), so that any tar unpacks
-an archive by hand.
+Members are regular files, and relative symbolic links in declared directories, sorted, with owner 0 and time 0. Each has the name
+"<the part's folder>/<scheme path>". Names that do not fit a header have a pax record (POSIX.1-2001), so that any tar unpacks an
+archive by hand.
 
 Invariant: what is written has the SHA-256 that the part's key was made of, or there is no archive (``scan.Changed``).
 """

@@ -29,7 +29,19 @@ from drivefs_agent.packages.metadata import About, about, name_and_version
 from drivefs_agent.packages.model import Kind, Part
 from drivefs_agent.packages.scripts import to_placeholder
 
-__all__ = ["Changed", "File", "Found", "Place", "Scan", "content_of", "distributions", "key_of", "scan", "scan_directory"]
+__all__ = [
+    "Changed",
+    "File",
+    "Found",
+    "Place",
+    "Scan",
+    "content_of",
+    "distributions",
+    "inner_identity",
+    "key_of",
+    "scan",
+    "scan_directory",
+]
 
 PURELIB: Final = "purelib/"
 SCRIPTS: Final = "scripts/"
@@ -50,6 +62,8 @@ _OF_THE_ENVIRONMENT: Final = re.compile(
 )
 # pip and uv put these beside the packages, where they install into a plain directory (--target).
 _DATA_OF_A_TARGET: Final = re.compile(r"(share|etc|include|man)/")
+_OURS: Final = ".drivefs"
+_LARGEST_SCRIPT: Final = 16 << 20  # bytes; with a larger file in bin, the first line is no matter of ours
 _CHUNK: Final = 1 << 20
 _NAMED: Final = 3  # how many files a warning names
 _PLAIN_CHILD: Final = re.compile(r"[A-Za-z0-9._ +-]{1,100}")
@@ -138,6 +152,11 @@ def key_of(files: Iterable[tuple[str, str, int]], *, also: str = "") -> str:
     """The key of a part from the scheme paths, SHA-256 and sizes of its files. ``also``: what else tells it apart."""
     rows = sorted(f"{scheme}\0{sha256}\0{size}\n" for scheme, sha256, size in files if not _is_installers(scheme))
     return hashlib.sha256("".join([*rows, also]).encode()).hexdigest()
+
+
+def inner_identity(mode: int, link: str | None, sha256: str | None) -> str:
+    """What stands for a file's SHA-256 in the key of a declared directory: there, permissions and links count."""
+    return f"{mode:o} {sha256 if link is None else f'-> {link}'}"
 
 
 def content_of(file: File) -> Iterator[bytes]:
@@ -408,7 +427,8 @@ class _Files:
 
     def _of(self, path: str, scheme: str, found: os.stat_result, sha256: str | None) -> File:
         mode = 0o755 if found.st_mode & 0o100 else 0o644
-        if scheme.startswith(SCRIPTS) and (content := self._script(path)) is not None:
+        small = found.st_size <= _LARGEST_SCRIPT
+        if scheme.startswith(SCRIPTS) and small and (content := self._script(path)) is not None:
             return File(path, scheme, len(content), mode, hashlib.sha256(content).hexdigest(), content=content)
         if sha256 is None:
             sha256, size = self._hash(path)
@@ -585,6 +605,8 @@ def scan_directory(name: str, directory: Path) -> Scan:
     trouble = _Trouble()
     found = []
     for child in sorted(os.listdir(directory)) if directory.is_dir() else []:
+        if child.startswith(_OURS):
+            continue
         files = sorted(_tree(directory, child, trouble), key=lambda file: file.scheme)
         if files:
             found.append(_child(name, child, files))
@@ -596,7 +618,7 @@ def _child(name: str, child: str, files: list[File]) -> Found:
     if not plain:
         unlike = hashlib.sha256(os.fsencode(child)).hexdigest()[:8]
         plain = f"{re.sub('[^A-Za-z0-9._ +-]+', '_', child)[:80]}-{unlike}"
-    key = key_of((file.scheme, f"{file.mode:o} {file.link or file.sha256}", file.size) for file in files)
+    key = key_of((file.scheme, inner_identity(file.mode, file.link, file.sha256), file.size) for file in files)
     installed = max(_changed(file.path) for file in files)
     size = sum(file.size for file in files)
     return Found(
