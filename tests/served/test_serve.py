@@ -248,6 +248,18 @@ def test_it_starts_again_after_a_crash(served: Served) -> None:
     assert served.content("MyDrive/f") == b"content"
 
 
+def test_without_fuse(new_served: NewServed, server: Server, tmp_path: Path) -> None:
+    """Neither the library nor the helper program nor anything else on PATH is there, and all of it works."""
+    (tmp_path / "pyfuse3.py").write_text("raise ImportError('there is no FUSE on this machine')")
+    served = new_served()
+    served.environment |= {"PYTHONPATH": f"{tmp_path}:{served.environment['PYTHONPATH']}", "PATH": "/nonexistent"}
+    served.serve()
+    served.put("MyDrive/f", b"content")
+    assert served.content("MyDrive/f") == b"content"
+    assert served.run("mount", tmp_path / "mnt").returncode == ExitCode.NO_FUSE
+    assert served.run("unmount", served.cache).returncode == 0
+
+
 def test_programs_that_start_it_at_the_same_time_share_it(new_served: NewServed) -> None:
     """All of them get the same place, whoever was first."""
     served = new_served()
