@@ -114,8 +114,9 @@ def disable(layer: Layer) -> Disabled:
 
 
 def hooks(layer: Layer) -> tuple[Hook, Hook]:
-    """Where a hook may lie: in the image, and in the user's folder."""
-    return Hook(Path(layer.interpreter.purelib)), Hook(Path(layer.interpreter.user_site))
+    """Where a hook may lie: in the image, and in the user's folder, which all Pythons of that version read."""
+    own = "_" + layer.name.rpartition("-")[2]
+    return Hook(Path(layer.interpreter.purelib)), Hook(Path(layer.interpreter.user_site), own)
 
 
 def pip_conf(layer: Layer) -> PipConf:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Hook", "PipConf", "render"]
 
 _MODULE: Final = "_drivefs_layer"
-_PTH: Final = "zz_drivefs_layer.pth"  # last in the alphabet, and so the last to run
-_START: Final = "zz_drivefs_layer.start"
+_STARTER: Final = "zz_drivefs_layer"  # last in the alphabet, and so the last to run
 _SIGNATURE: Final = "Made by: drivefs-agent enable."
 _PIP_SIGNATURE: Final = f"# {_SIGNATURE} It makes this Python's pip install into the layer. Removed by: drivefs-agent disable."
 _TEMPLATE: Final = Path(__file__).with_name("image_hook.py")
@@ -48,20 +47,24 @@ def render(layer: Layer, *, excluded: Path | None, tell_pip: bool) -> str:
 
 
 class Hook:
-    """The three files in one folder that the image's Python reads ``.pth`` files in."""
+    """The three files in one folder that the image's Python reads ``.pth`` files in.
 
-    def __init__(self, folder: Path) -> None:
+    suffix: to their names, where several Pythons read one folder.
+    """
+
+    def __init__(self, folder: Path, suffix: str = "") -> None:
         self.folder = folder
-        self._module = folder / f"{_MODULE}.py"
-        self._pth = folder / _PTH
-        self._start = folder / _START
+        self._name = f"{_MODULE}{suffix}"
+        self._module = folder / f"{self._name}.py"
+        self._pth = folder / f"{_STARTER}{suffix}.pth"
+        self._start = folder / f"{_STARTER}{suffix}.start"
 
     def contents(self, module: str) -> dict[Path, bytes]:
         """What is written where. The .pth is the last: before it nothing has any effect."""
         return {
             self._module: module.encode(),
-            self._start: f"{_MODULE}:main\n".encode(),
-            self._pth: f"import {_MODULE}; {_MODULE}.main()\n".encode(),
+            self._start: f"{self._name}:main\n".encode(),
+            self._pth: f"import {self._name}; {self._name}.main()\n".encode(),
         }
 
     def write(self, module: str) -> None:
@@ -90,7 +93,7 @@ class Hook:
 
     def _compiled(self) -> Iterator[Path]:
         """Also of a compilation that was killed: its file has a number behind the name."""
-        return (self.folder / "__pycache__").glob(f"{_MODULE}.*.pyc*")
+        return (self.folder / "__pycache__").glob(f"{self._name}.*.pyc*")
 
     def _is_ours(self, path: Path) -> bool:
         try:

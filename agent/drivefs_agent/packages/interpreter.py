@@ -1,7 +1,8 @@
 """A Python of the box, asked about itself; and which one packages are for, where nobody says.
 
 An interpreter is run once, isolated (``-I``) and without our own hook, so that what it says is the image's and not a shell's.
-It is named by ``sys.executable``, not by the command that led there: that may be a shim or a link that moves.
+It is named by ``sys.executable``, or by its own name with the version beside that, not by the command that led there: shims and
+links such as python3 come to mean another Python.
 """
 
 from __future__ import annotations
@@ -44,15 +45,20 @@ try:
 except (ValueError, OSError):
     libc = "-".join(filter(None, platform.libc_ver()))
 name = sys.implementation.name
+abi = "t" if "t" in getattr(sys, "abiflags", "") else ""
+executable = sys.executable
+versioned = os.path.join(os.path.dirname(executable), "python%d.%d%s" % (*sys.version_info[:2], abi))
+if os.path.exists(versioned) and os.path.samefile(versioned, executable):
+    executable = versioned
 print(MARK + json.dumps({
-    "executable": sys.executable,
+    "executable": executable,
     "prefix": sys.prefix,
     "base_prefix": sys.base_prefix,
     "base_executable": getattr(sys, "_base_executable", None) or sys.executable,
     "implementation": {"cpython": "cp", "pypy": "pp"}.get(name, name),
     "version": platform.python_version(),
     "minor": "%d.%d" % sys.version_info[:2],
-    "abi": "t" if "t" in getattr(sys, "abiflags", "") else "",
+    "abi": abi,
     "machine": sysconfig.get_platform().partition("-")[2].replace("-", "_"),
     "libc": libc or ("musl" if "musl" in (sysconfig.get_config_var("SOABI") or "") else ""),
     "purelib": sysconfig.get_path("purelib"),
@@ -71,8 +77,9 @@ print(MARK + json.dumps({
 class Interpreter:
     """What a Python says of itself.
 
-    executable, prefix, base_prefix: as in ``sys``.  base_executable: of the Python that a virtual environment was made from, else
-    the executable.  implementation: as in wheel tags ("cp").  version: "3.11.7"; minor: "3.11".  abi: "t" for a free-threaded
+    executable: its path, with the version in its name where it has such a name.  prefix, base_prefix: as in ``sys``.
+    base_executable: of the Python that a virtual environment was made from, else the executable.
+    implementation: as in wheel tags ("cp").  version: "3.11.7"; minor: "3.11".  abi: "t" for a free-threaded
     build, else "".  machine: "x86_64", as in wheel tags.  libc: "glibc-2.36", or empty where unknown.  purelib: where its own pip
     puts packages, and where its ``.pth`` files are read.  stdlib: its standard library.  sites: all folders of packages on its
     path, the first to be imported first.  user_site: the user's own (PEP 370).  layer_site: where packages lie below a virtual

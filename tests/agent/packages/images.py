@@ -89,6 +89,7 @@ class Image:
             archive.extractall(self.site)
         info = next(self.site.glob(f"{wheel.name.split('-')[0]}-{wheel.name.split('-')[1]}.dist-info"))
         (info / "INSTALLER").write_text("pip\n")
+        self.run(self.python, "-I", "-m", "compileall", "-q", self.site)
 
     def contents(self) -> dict[str, str]:
         """Everything below the prefix, each with what makes two of them different: kind, mode, and bytes or target."""
