@@ -86,6 +86,7 @@ def enable(layer: Layer) -> Enabled:
         if made:
             with layer.new_generation() as generation:
                 layer.switch(generation)
+        layer.site.mkdir(parents=True, exist_ok=True)  # pip removes it with the last package
         hook = _place(layer)
         pip = _equip(layer)
         told_by, why = _how_to_tell_pip(layer, hook)
