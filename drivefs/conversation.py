@@ -12,7 +12,8 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, BinaryIO, Final
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
 UNEXPECTED: Final = 1
 NOT_MOUNTED: Final = 10
 
+_PIECE: Final = 1 << 20
 STATUS_TIMEOUT: Final = 10.0  # seconds for an answer that needs no network
 
 Progress = Callable[[Mapping[str, Any]], None]
@@ -110,32 +112,43 @@ def converse(
 
 
 def stream(path: str, subject: str, verb: str, arguments: Mapping[str, Any], *, timeout: float) -> Generator[bytes, None, None]:
-    """The chunks that a request is answered with. timeout: seconds without any. Raises ClientError, also after the last chunk."""
+    """The bytes that a request is answered with, at most 1 MiB at a time. timeout: seconds without any.
+
+    Raises ClientError, also after the last of them.
+    """
     with open_connection(path, subject) as connection, connection.makefile("rb") as answer:
         connection.settimeout(timeout)
-        request: bytes | None = json.dumps({"verb": verb, **arguments}).encode() + b"\n"
-        while (chunk := _next_chunk(connection, request, answer, verb, timeout)) is not None:
-            request = None
-            yield chunk
+        with _explained(verb, timeout):
+            connection.sendall(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
+        left = 0
+        while left or (left := _next_chunk(answer, verb, timeout)):
+            with _explained(verb, timeout):
+                data = answer.read(min(left, _PIECE))
+            if len(data) < min(left, _PIECE):
+                raise _ended_early(verb)
+            left -= len(data)
+            yield data
 
 
-def _next_chunk(connection: socket.socket, request: bytes | None, answer: BinaryIO, verb: str, timeout: float) -> bytes | None:
-    """None: the answer has ended, and well. request: what is to be said first."""
-    try:
-        if request is not None:
-            connection.sendall(request)
+def _next_chunk(answer: BinaryIO, verb: str, timeout: float) -> int:
+    """How many bytes follow; 0: the answer has ended, and well."""
+    with _explained(verb, timeout):
         line = answer.readline()
         message = as_dict(json.loads(line)) if line.endswith(b"\n") else {}
         size = int(message.get("chunk", 0))
-        chunk = answer.read(size)
-    except (OSError, ValueError) as error:
-        raise _broken(verb, timeout, error) from error
     if "ok" in message:
         _result(message)
-        return None
-    if not size or len(chunk) < size:
+    elif size <= 0:
         raise _ended_early(verb)
-    return chunk
+    return size
+
+
+@contextmanager
+def _explained(verb: str, timeout: float) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise _broken(verb, timeout, error) from error
 
 
 def _broken(verb: str, timeout: float, error: Exception) -> ClientError:

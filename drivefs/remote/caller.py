@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
@@ -58,6 +59,7 @@ class Call:
     stall: float | None = None
     json_errors: bool = True
     sink: Sink | None = None
+    go: threading.Event | None = None
     on_head: OnHead | None = None
 
 
@@ -210,6 +212,7 @@ class Caller:
             {**call.headers, **signed},
             call.body,
             sink=call.sink,
+            go=call.go,
             on_head=call.on_head,
             decode=call.sink is None,
             timeout=call.timeout,

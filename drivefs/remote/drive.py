@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -286,10 +287,12 @@ class Drive:
         *,
         revision: str | None = None,
         size: int,
+        go: threading.Event | None = None,
     ) -> None:
         """Give the bytes [start, end) of content of ``size`` bytes to ``sink(offset, data)``, in order, on the trio loop.
 
-        revision: read that revision, so that an overwrite meanwhile cannot mix two contents. A broken transfer is continued from
+        revision: read that revision, so that an overwrite meanwhile cannot mix two contents.  go: cleared by a sink that wants no
+        more for now, and set again when it does; a piece or two may still come.  A broken transfer is continued from
         the byte reached. Raises RangeNotSatisfiable where the content has another size by now.
         """
         if not 0 <= start <= end <= size:
@@ -304,13 +307,13 @@ class Drive:
         cursor = Cursor(name, start, end, size, sink)
         await self._caller.persist(
             name,
-            lambda: self._download_from(name, request.uri, cursor),
+            lambda: self._download_from(name, request.uri, cursor, go),
             self._patient,
             progress=lambda: cursor.at,
             lane=self._lane,
         )
 
-    async def _download_from(self, name: str, url: str, cursor: Cursor) -> None:
+    async def _download_from(self, name: str, url: str, cursor: Cursor, go: threading.Event | None) -> None:
         call = Call(
             name,
             "GET",
@@ -321,6 +324,7 @@ class Drive:
             timeout=None,
             stall=self._download_stall,
             sink=cursor.on_body,
+            go=go,
             on_head=cursor.on_head,
         )
         before = cursor.at

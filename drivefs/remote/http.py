@@ -197,17 +197,19 @@ class Transport:
         decode: bool = True,
         timeout: float | None = 60.0,
         stall: float = 60.0,
+        go: threading.Event | None = None,
     ) -> Response:
         """Send one request and return its answer, whatever the status.
 
         sink: takes the body of a 2xx, in order, on the trio loop, in pieces of about 256 KiB (a slow link's come smaller).
         on_head: called on the loop with status and headers of a 2xx before the first piece. What either raises ends the transfer
         and is raised here.  decode: offer gzip; without it ``identity`` is asked for, so that lengths mean the content's bytes.
-        timeout: seconds for the whole exchange, None for no bound.  stall: seconds without a byte either way.
+        timeout: seconds for the whole exchange, None for no bound.  stall: seconds without a byte either way.  go: while the
+        sink keeps it cleared, nothing more is read from the connection, and that counts as no stall.
         Raises RemoteUnreachable, with may_have_applied where the request may have been carried out. Cancelling returns at
         once; the abandoned thread ends within about a second.
         """
-        transfer = Transfer(Request(method, url, headers, body, sink, on_head, decode, timeout, stall))
+        transfer = Transfer(Request(method, url, headers, body, sink, on_head, decode, timeout, stall, go))
         try:
             return await trio.to_thread.run_sync(self._run, transfer, abandon_on_cancel=True, limiter=self._limiter)
         finally:

@@ -6,6 +6,7 @@ Invariant: once ``cancelled`` is set, on the loop, no callback of the caller run
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ __all__ = ["PIECE", "Cancelled", "OnHead", "Request", "Sink", "Transfer"]
 PIECE: Final = 256 * 1024
 MAX_ERROR_BODY: Final = 1024 * 1024
 MAX_BODY: Final = 64 * 1024 * 1024
+_BRAKE_LOOK: Final = 0.25  # seconds between two looks whether somebody who does not want more now is still there at all
 _PIECE_AGE: Final = 0.05  # seconds: a slow link's bytes are handed over before a whole piece has gathered
 _SEEK_OK: Final = 0  # CURL_SEEKFUNC_OK
 _SEEK_IMPOSSIBLE: Final = 2  # CURL_SEEKFUNC_CANTSEEK
@@ -42,6 +44,7 @@ class Request:
     decode: bool
     timeout: float | None
     stall: float
+    go: threading.Event | None = None
 
     @property
     def host(self) -> str:
@@ -98,7 +101,15 @@ class Transfer:
         self._pieces, self._size = [], 0
         if data:
             self.on_loop(lambda: sink(data))
+            self._wait_to_go_on()
         self._handed_at = self._moved_at = time.monotonic()  # time spent in the sink is not the server's silence
+
+    def _wait_to_go_on(self) -> None:
+        """Nothing is read from the connection meanwhile, so that the server has to wait too."""
+        go = self.request.go
+        while go is not None and not go.wait(_BRAKE_LOOK):
+            if self.cancelled:
+                raise Cancelled
 
     def _guard(self, function: Callable[[], None], good: int) -> int:
         """Run a callback's work; an exception is kept in ``failure`` and stops the transfer, for C code cannot carry it."""

@@ -8,6 +8,7 @@ the call was applied.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -281,7 +282,15 @@ class FakeDrive:
         await self._carry("cancel_upload", lambda: self._sessions.pop(session.uri, None))
 
     async def download(
-        self, file_id: str, start: int, end: int, sink: Callable[[int, bytes], None], *, revision: str | None = None, size: int
+        self,
+        file_id: str,
+        start: int,
+        end: int,
+        sink: Callable[[int, bytes], None],
+        *,
+        revision: str | None = None,
+        size: int,
+        go: threading.Event | None = None,
     ) -> None:
         def read() -> bytes:
             entry = self._entry(file_id)
@@ -295,11 +304,14 @@ class FakeDrive:
         assert 0 <= start <= end <= size
         self.ranges.append((start, end))
         data = await self._carry("download", read)
-        middle = len(data) // 2
-        for low, high in ((0, middle), (middle, len(data))):
+        pieces = 2 if go is None else 100  # the latter as a connection gives them that may be held up
+        for n in range(pieces):
+            low, high = len(data) * n // pieces, len(data) * (n + 1) // pieces
             if low < high:
                 sink(start + low, data[low:high])
             await trio.lowlevel.checkpoint()
+            while go is not None and not go.is_set():
+                await trio.sleep(0.01)
 
     # -- private ---------------------------------------------------------------------------------------------------
 

@@ -236,6 +236,39 @@ async def test_a_cancelled_upload_ends_too(transport: Transport) -> None:
                 await trio.sleep(0.02)
 
 
+async def test_a_sink_can_hold_up_the_server(transport: Transport, server: Script) -> None:
+    """While it wants no more, a piece or two come and no others, for longer than what counts as a stall; then all the rest."""
+    size, go = 30_000_000, threading.Event()
+    server.will(server.answer(200, bytes(size)))
+    got = 0
+
+    def sink(piece: bytes) -> None:
+        nonlocal got
+        got += len(piece)
+
+    async with trio.open_nursery() as nursery:
+
+        async def fetch() -> None:
+            await transport.request("GET", server.url, {}, sink=sink, timeout=None, stall=1.0, go=go)
+
+        nursery.start_soon(fetch)
+        await trio.sleep(1.5)
+        assert 0 < got < 1_000_000
+        go.set()
+    assert got == size
+
+
+async def test_whoever_is_held_up_ends_when_the_caller_leaves(transport: Transport, server: Script) -> None:
+    """A thread that waits for a sink to want more does not wait for one that has gone."""
+    server.will(server.answer(200, bytes(30_000_000)))
+    with trio.move_on_after(0.3) as scope:
+        await transport.request("GET", server.url, {}, sink=lambda _piece: None, timeout=None, go=threading.Event())
+    assert scope.cancelled_caught
+    with trio.fail_after(1.5):
+        while transport.busy:
+            await trio.sleep(0.02)
+
+
 async def test_a_stalled_transfer_is_given_up(transport: Transport, server: Script) -> None:
     """A second without a byte, where a second is the limit, ends the transfer although no total time is set."""
     server.will(server.hang(_start_of_a_long_answer))
