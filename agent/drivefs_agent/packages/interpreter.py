@@ -54,7 +54,7 @@ print(MARK + json.dumps({
     "executable": executable,
     "prefix": sys.prefix,
     "base_prefix": sys.base_prefix,
-    "base_executable": getattr(sys, "_base_executable", None) or sys.executable,
+    "base_executable": executable if sys.prefix == sys.base_prefix else getattr(sys, "_base_executable", None) or executable,
     "implementation": {"cpython": "cp", "pypy": "pp"}.get(name, name),
     "version": platform.python_version(),
     "minor": "%d.%d" % sys.version_info[:2],

@@ -16,6 +16,7 @@ killed process leaves has no name that anybody looks at, and is removed by the n
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,7 +25,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -42,7 +43,7 @@ __all__ = ["Layer", "find", "layer_for", "layers_folder"]
 _STATE: Final = ".drivefs-layer.json"
 _LINKS: Final = ("current", "previous")
 _PROMPT: Final = "drivefs"
-_LEFTOVERS: Final = ("saving-*", ".current-*", ".previous-*", f".*.{ASIDE}-*")
+_LEFTOVERS: Final = ("saving-*", ".gone-*", ".current-*", ".previous-*", f".*.{ASIDE}-*")
 
 _MAKE: Final = "import sys, venv; venv.create(sys.argv[1], system_site_packages=True, symlinks=True, prompt=sys.argv[2])"
 
@@ -93,7 +94,8 @@ class Layer:
 
     @contextmanager
     def new_generation(self) -> Iterator[Path]:
-        """An empty environment beside the current one, to be filled and given to ``switch``. Gone again where the block raises.
+        """An empty environment beside the current one, to be filled and given to ``switch``. Gone again where the block
+        raises before that.
 
         It names ``current`` wherever an environment names itself. The caller holds the lock.
         """
@@ -105,9 +107,9 @@ class Layer:
             self._make_environment(made)
             yield made
         except BaseException:
-            shutil.rmtree(
-                made, ignore_errors=True
-            )  # what cannot be removed now is ``collect``'s, and the error is more to the point
+            if self.generation() != made:
+                with suppress(OSError):  # what cannot be removed now is ``collect``'s, and the error is more to the point
+                    _discard(made)
             raise
 
     def _make_environment(self, made: Path) -> None:
@@ -142,10 +144,10 @@ class Layer:
         kept = {self._target(link) for link in _LINKS}
         for path in (self.root / "generations").glob("*"):
             if path not in kept:
-                shutil.rmtree(path)
+                _discard(path)
         for path in (found for pattern in _LEFTOVERS for found in self.root.glob(pattern)):
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                _discard(path)
             else:
                 path.unlink(missing_ok=True)
 
@@ -245,6 +247,20 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise LayerUnusable(f"{str(path)!r} is damaged: no object in it. Remove it.")
     return found
+
+
+def _discard(folder: Path) -> None:
+    """Away from its name first: a program that its killed parent had started may be writing there still, and then finds nothing.
+
+    What that one puts there all the same is left to the next time.
+    """
+    gone = folder.with_name(f".gone-{secrets.token_hex(4)}")
+    folder.rename(gone)
+    try:
+        shutil.rmtree(gone)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+            raise
 
 
 def _write_to_disk(path: Path) -> None:

@@ -29,7 +29,7 @@ __all__ = ["THIS", "Image", "Images"]
 THIS: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 # Of no use to pip or to a test, and half of the size.
 _LEFT_OUT: Final = ("site-packages", "dist-packages", "test", "tests", "idle_test", "config-*", "idlelib", "lib2to3", "tkinter",
-                    "turtledemo", "pydoc_data", "libpython*.a")  # fmt: skip
+                    "turtledemo", "pydoc_data", "libpython*.a", "*.opt-?.pyc")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,9 @@ def _build(source: Path, minor: str, target: Path) -> None:
         shutil.copy2(shared, aside / "lib" / shared.name, follow_symlinks=False)
     _put_pip(aside, minor)
     # What is compiled already is written by nobody later, so that an image that only ran is still the pristine one.
-    command = [str(aside / f"bin/python{minor}"), "-I", "-m", "compileall", "-q", "-j2", str(aside / library)]
+    compiled = (aside / library / "__pycache__").is_dir()
+    folder = aside / library / "site-packages" if compiled else aside / library
+    command = [str(aside / f"bin/python{minor}"), "-I", "-m", "compileall", "-q", "-j2", str(folder)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     subprocess.run(command, check=True, timeout=120, env=environment, stdout=subprocess.DEVNULL)
     aside.rename(target)
