@@ -46,6 +46,8 @@ __all__ = [
 PURELIB: Final = "purelib/"
 SCRIPTS: Final = "scripts/"
 DATA: Final = "data/"
+# What we make ourselves beside what we keep.
+OURS: Final = ".drivefs-"
 # Where site-packages lies in a virtual environment, seen the other way round: root/lib/pythonX.Y/site-packages.
 _TO_ROOT: Final = "../../../"
 # What an installer writes of itself, and of where it had the package from: not what the package is.
@@ -117,7 +119,7 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where packages lie: site-packages, bin, the root, and the Python that scripts name.
+    """Where packages lie: site-packages, bin, the root, and the Python that scripts name ("" for any).
 
     A tree of ``pip install --target DIR`` is ``Place(DIR, DIR / "bin", DIR, python)``.
     """
@@ -132,20 +134,26 @@ class Place:
         return self.site == self.data
 
 
-def scan(place: Place, *, orphans: bool = True, suspects: Collection[str] = ()) -> Scan:
+def scan(
+    place: Place,
+    *,
+    orphans: bool = True,
+    suspects: Collection[str] = (),
+    only: Collection[str] | None = None,
+    strangers: Collection[str] = (),
+) -> Scan:
     """``orphans``: also what no distribution owns.  suspects: scheme paths of files whose RECORD is not believed.
 
+    only: the distributions that are looked at, by their normalised names; then there are no orphans, because what the others own
+    is not known.  strangers: what lies directly in site-packages and is no orphan either.
     Changed where packages are installed or removed meanwhile. OSError where the place cannot be read.
     """
-    return _Scanner(place, frozenset(suspects)).scan(orphans=orphans)
+    return _Scanner(place, frozenset(suspects), only, frozenset(strangers)).scan(orphans=orphans and only is None)
 
 
 def distributions(site: Path) -> dict[str, str]:
     """Normalised names and versions of what is installed, told from the names in the directory alone."""
-    try:
-        return dict(sorted(name_and_version(name) for name in _infos(site)))
-    except FileNotFoundError:
-        return {}
+    return dict(sorted(name_and_version(name) for name in _infos(site)))
 
 
 def key_of(files: Iterable[tuple[str, str, int]], *, also: str = "") -> str:
@@ -190,23 +198,29 @@ def _is_installers(scheme: str) -> bool:
 
 
 def _infos(site: Path) -> list[str]:
-    """Names of metadata directories. "~x" is what pip has begun to remove."""
-    return sorted(name for name in os.listdir(site) if name.endswith((".dist-info", ".egg-info")) and name[0] != "~")
+    """Names of metadata directories. "~x" is what pip has begun to remove; with the last package it removes ``site`` itself."""
+    try:
+        return sorted(name for name in os.listdir(site) if name.endswith((".dist-info", ".egg-info")) and name[0] != "~")
+    except FileNotFoundError:
+        return []
 
 
 class _Scanner:
     """One scan. Gathers what is owned on the way, so that the rest can be told."""
 
-    def __init__(self, place: Place, suspects: frozenset[str]) -> None:
+    def __init__(self, place: Place, suspects: frozenset[str], only: Collection[str] | None, strangers: frozenset[str]) -> None:
         self._place = place
         self._suspects = suspects
+        self._only = only
+        self._strangers = strangers
         self._schemes = _Schemes(place)
         self._owned: set[str] = set()
         self._warnings: list[str] = []
 
     def scan(self, *, orphans: bool) -> Scan:
         before = self._state()
-        found = self._newest([each for name in _infos(self._place.site) if (each := self._distribution(name)) is not None])
+        names = [name for name in _infos(self._place.site) if self._only is None or name_and_version(name)[0] in self._only]
+        found = self._newest([each for name in names if (each := self._distribution(name)) is not None])
         if orphans and (rest := self._orphans()) is not None:
             found.append(rest)
         if self._state() != before:
@@ -252,9 +266,13 @@ class _Scanner:
         )
 
     def _newest(self, found: list[Found]) -> list[Found]:
-        """Two metadata directories of one distribution are left where pip installed over an older one (--target --upgrade)."""
+        """Two metadata directories of one distribution are left where pip installed over an older one (--target --upgrade).
+
+        The files are the newer one's then, so the RECORD that does not hold is the older one's: a copy of such a directory has
+        other times.
+        """
         by_name: dict[str, Found] = {}
-        for each in sorted(found, key=lambda each: each.part.installed):
+        for each in sorted(found, key=lambda each: (not each.part.modified, each.part.installed)):
             if (older := by_name.get(each.part.name)) is not None:
                 self._warnings.append(
                     f"{each.part.name} is there twice, as {older.part.version} and {each.part.version}: the one installed last, "
@@ -266,7 +284,7 @@ class _Scanner:
     # -- what nobody owns ----------------------------------------------------------------------------------------------
 
     def _orphans(self) -> Found | None:
-        walker = _Walker(self._place, self._schemes, self._owned)
+        walker = _Walker(self._place, self._schemes, self._owned, self._strangers)
         files = sorted(walker.files(), key=lambda file: file.scheme)
         self._warnings += walker.warnings()
         if not files:
@@ -535,10 +553,12 @@ def _is_compiled_anew(row: record.Row) -> bool:
 class _Walker:
     """Finds the files that no distribution owns. newest: the latest change of one, in ns.  native: some are compiled code."""
 
-    def __init__(self, place: Place, schemes: _Schemes, owned: set[str]) -> None:
+    def __init__(self, place: Place, schemes: _Schemes, owned: set[str], strangers: frozenset[str]) -> None:
         self._place = place
         self._schemes = schemes
         self._owned = owned
+        self._site = os.path.normpath(place.site)
+        self._strangers = strangers
         self._files = _Files(place)
         self.newest = 0
 
@@ -566,6 +586,8 @@ class _Walker:
         except FileNotFoundError:
             return
         for entry in entries:
+            if entry.name in self._strangers and folder == self._site:
+                continue
             if entry.is_dir(follow_symlinks=False):
                 if entry.name != "__pycache__" and entry.path not in seen and not self._is_half_removed(entry):
                     yield from self._walk(entry.path, seen)
@@ -573,7 +595,7 @@ class _Walker:
                 yield entry.path
 
     def _is_half_removed(self, entry: os.DirEntry[str]) -> bool:
-        return entry.name[0] == "~" and os.path.dirname(entry.path) == os.path.normpath(self._place.site)
+        return entry.name[0] == "~" and os.path.dirname(entry.path) == self._site
 
     def _file(self, path: str, scheme: str) -> File | None:
         looked = self._files.look(path, scheme)
@@ -605,6 +627,8 @@ def scan_directory(name: str, directory: Path) -> Scan:
     trouble = _Trouble()
     found = []
     for child in sorted(os.listdir(directory)) if directory.is_dir() else []:
+        if child.startswith(OURS):
+            continue
         if child.startswith(_OURS):
             continue
         files = sorted(_tree(directory, child, trouble), key=lambda file: file.scheme)

@@ -40,7 +40,8 @@ def to_placeholder(content: bytes, python: str) -> bytes:
     """A script as it is stored.
 
     python: the path of the layer's Python. Its other names in the same directory (python3, python3.11) are the layer's too, and
-    so is that directory by its path without symbolic links, which some installers write.
+    so is that directory by its path without symbolic links, which some installers write. "" where any Python is meant: scripts of
+    a tree that is to move into the layer name whichever Python installed it.
     """
     if not content.startswith(b"#!"):
         return content
@@ -50,7 +51,7 @@ def to_placeholder(content: bytes, python: str) -> bytes:
     found = match.groupdict()
     path = found.get("path") or found.get("single") or found.get("bare") or _QUOTED.sub(rb"\1", found.get("double") or b"")
     folder, _, name = path.rpartition(b"/")
-    if folder not in _folders(python) or not _INTERPRETER.fullmatch(name):
+    if (python and folder not in _folders(python)) or not _INTERPRETER.fullmatch(name):
         return content
     return b"#!" + PLACEHOLDER + match["rest"].rstrip() + b"\n" + content[match.end() :]
 
