@@ -1,7 +1,7 @@
 """The command ``drivefs-agent``. Heavy imports happen inside the commands, so that --help is instant.
 
-Exit codes: 0 done, 1 what was checked is not so, 2 wrong usage. For ``specs``, what a box lacks (a GPU, a driver, a limit) is an
-answer, not a failure.
+Exit codes: 0 done, 1 what was checked is not so, 2 wrong usage, more where a command's own help says so. For ``specs``, what a
+box lacks (a GPU, a driver, a limit) is an answer, not a failure.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from dataclasses import replace
 import click
 
 from drivefs_agent import __version__
+from drivefs_agent.cli_convert import CONVERTING
+from drivefs_agent.cli_layer import disable_command, doctor_command, enable_command, status_command
+from drivefs_agent.cli_packages import packages_group
 from drivefs_agent.cli_serve import serve_command, url_command
 from drivefs_agent.cli_session import guard_command, hold_command, idle_command, lease_command
 
@@ -90,5 +93,9 @@ def bench_gpu_command() -> None:
         sys.exit(1)
 
 
-for command in (serve_command, url_command, guard_command, idle_command, hold_command, lease_command):
+SESSION = (serve_command, url_command, guard_command, idle_command, hold_command, lease_command)
+PACKAGES = (enable_command, disable_command, status_command, doctor_command, packages_group)
+for command in (*SESSION, *PACKAGES):
     main.add_command(command)
+for command in CONVERTING:
+    packages_group.add_command(command)

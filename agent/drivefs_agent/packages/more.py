@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drivefs_agent.packages import extras
-from drivefs_agent.packages.errors import StoreDamaged, Untrusted
+from drivefs_agent.packages.errors import Misdeclared, StoreDamaged, Untrusted
 from drivefs_agent.packages.history import Store
 from drivefs_agent.packages.layer import Layer, layers_folder
 from drivefs_agent.packages.scan import Found, scan_directory
@@ -20,20 +20,29 @@ class More:
     """found: a part for each child of a declared directory.  apt: names of packages.
 
     absent: names of declared directories that are not there. A disk may not be mounted: that is no removal of what is saved.
+    blind: it is not known what is declared.
     """
 
     found: tuple[Found, ...] = ()
     apt: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    blind: bool = False
 
     def speaks_of(self, name: str) -> bool:
         """Whether a part of that name would be among ``found`` if it were on this box."""
-        return not any(name.startswith(f"dir/{each}/") for each in self.absent)
+        return not self.blind and not any(name.startswith(f"dir/{each}/") for each in self.absent)
 
 
 def more_of(store: Store, layer: Layer) -> More:
-    """Looked at now. Misdeclared where the file in the store is wrong."""
+    """Looked at now. What is declared wrongly, or cannot be had, keeps no package from being saved: it is said."""
+    try:
+        return _look(store, layer)
+    except Misdeclared as error:
+        return More(warnings=(f"{error} Until then no directory is saved; what was saved stays.",), blind=True)
+
+
+def _look(store: Store, layer: Layer) -> More:
     wanted = _read(store)
     scans = [(place, scan_directory(place.name, place.path)) for place in extras.places(wanted, _own(store, layer))]
     return More(

@@ -95,6 +95,7 @@ class Saver:
         """``full``: with what no distribution owns, and the declared directories; without, they stay as they were saved last."""
         self._store.require_trusted()
         with self._layer.locked(wait=True):
+            self._layer.collect()
             try:
                 return self._save(reason, full=full)
             except Changed as error:
