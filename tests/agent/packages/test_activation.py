@@ -92,7 +92,7 @@ def test_pip_installs_into_the_layer_and_the_image_stays(images: Images, tmp_pat
 @pytest.mark.slow
 def test_upgrading_what_the_image_has_hides_it_until_it_is_uninstalled(box: tuple[Image, Layer]) -> None:
     """The image's copy is never removed, by ``python -m pip`` as little as by pip; without the hook it is there all the time."""
-    image, layer = box
+    image, _ = box
     image.run(image.python, "-m", "pip", "install", "-U", "beta")
     assert image.evaluate("__import__('beta').version") == "2.0"
     assert image.evaluate("__import__('beta').version", more={"DRIVEFS_LAYER": "0"}) == "1.0"
