@@ -30,7 +30,10 @@ _LONGEST_VERSION: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """name: normalised.  tags, needs, requested, direct_url, editable: as in ``model.Part``."""
+    """name: normalised.  tags, needs, direct_url, editable: as in ``model.Part``.  requested: the installer says so.
+
+    requires: all that it may depend on, by normalised names.  installer: "pip", "uv", "conda"; "" where nothing says it.
+    """
 
     name: str
     version: str
@@ -39,6 +42,8 @@ class About:
     requested: bool = False
     direct_url: str | None = None
     editable: str | None = None
+    requires: tuple[str, ...] = ()
+    installer: str = ""
 
 
 def about(folder: Path) -> About:
@@ -46,15 +51,18 @@ def about(folder: Path) -> About:
     header = list(_header(_text(folder / "METADATA") or _text(folder / "PKG-INFO")))
     name, version = name_and_version(folder.name)
     values = {key: value for key, value in reversed(header) if value}
+    requirements = [value for key, value in header if key == "requires-dist"]
     direct_url = _text(folder / "direct_url.json") or None
     return About(
         name=_named(values.get("name", name)),
         version=_versioned(values.get("version", version)),
         tags=tuple(sorted({value for key, value in _header(_text(folder / "WHEEL")) if key == "tag"})),
-        needs=tuple(sorted({need for key, value in header if key == "requires-dist" for need in _needs(value)})),
+        needs=tuple(sorted({need for each in requirements for need in _needs(each)})),
         requested=(folder / "REQUESTED").exists(),
         direct_url=direct_url,
         editable=_editable(direct_url) if direct_url else None,
+        requires=tuple(sorted({normalised(match[1]) for each in requirements if (match := _REQUIREMENT.match(each))})),
+        installer=_text(folder / "INSTALLER").strip(),
     )
 
 

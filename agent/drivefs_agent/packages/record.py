@@ -32,7 +32,7 @@ def read(content: bytes) -> Iterator[Row]:
     """The rows of a RECORD. ValueError where it is none."""
     try:
         text = content.decode()
-        for fields in csv.reader(text.splitlines()):
+        for fields in csv.reader(io.StringIO(text, newline="")):
             if fields and fields[0]:
                 path, checksum, size = [*fields, "", ""][:3]
                 yield Row(path, checksum, size)

@@ -215,6 +215,8 @@ class _Scanner:
         self._strangers = strangers
         self._schemes = _Schemes(place)
         self._owned: set[str] = set()
+        self._requires: set[str] = set()
+        self._requested_by_uv: set[str] = set()
         self._warnings: list[str] = []
 
     def scan(self, *, orphans: bool) -> Scan:
@@ -225,7 +227,14 @@ class _Scanner:
             found.append(rest)
         if self._state() != before:
             raise Changed("Packages are being installed or removed right now. Try again when pip is done.")
-        return Scan(tuple(found), tuple(self._warnings))
+        return Scan(tuple(self._asked_for(each) for each in found), tuple(self._warnings))
+
+    def _asked_for(self, found: Found) -> Found:
+        """uv says of everything that a person asked for it. Of what another package depends on, that is not to be believed."""
+        part = found.part
+        if part.name not in self._requested_by_uv or part.name not in self._requires:
+            return found
+        return replace(found, part=replace(part, requested=False))
 
     def _state(self) -> list[tuple[str, int]]:
         """Tells that pip or uv was at work: RECORD comes last, and goes with the directory."""
@@ -241,6 +250,9 @@ class _Scanner:
         if rows is None:
             return None
         known = about(folder)
+        self._requires.update(known.requires)
+        if known.requested and known.installer == "uv":
+            self._requested_by_uv.add(known.name)
         reader = _Reader(self._place, self._schemes, known, self._suspects, since)
         files = reader.read(rows)
         self._owned |= reader.owned
@@ -319,7 +331,7 @@ def _rows(folder: Path) -> tuple[list[record.Row] | None, int]:
             return list(record.read(path.read_bytes())), _modified(path)
         path = folder / "installed-files.txt"  # of setup.py install; relative to its own directory
         if path.exists():
-            lines = path.read_text().splitlines()
+            lines = [*path.read_text().splitlines(), path.name]
             return [record.Row(os.path.normpath(f"{folder.name}/{line}"), "", "") for line in lines if line], 0
     except (ValueError, NotADirectoryError):
         return None, 0
