@@ -83,7 +83,7 @@ def variables(image: Image, *names: str, more: dict[str, str] | None = None) -> 
 
 
 def test_what_the_user_has_set_stays(box: tuple[Image, Layer]) -> None:
-    """uv is told of the image's torch where nobody told it anything, and not in an active environment: its torch is the user's."""
+    """uv is told of the image's torch where nobody told it anything else, and not while the user has an environment active."""
     image, layer = box
     ours = str(layer.root / "protected.txt")
     assert variables(image, "UV_EXCLUDE", "VIRTUAL_ENV", "UV_PYTHON", "PIP_PYTHON") == [ours, None, None, None]
