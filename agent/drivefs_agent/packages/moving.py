@@ -30,7 +30,7 @@ from drivefs_agent.packages.tags import loadable
 
 __all__ = ["Chosen", "Moved", "choose", "rebuild"]
 
-_INFO: Final = re.compile(r"purelib/[^/]+\.dist-info/(?P<name>RECORD|INSTALLER)")
+_INFO: Final = re.compile(r"(?P<folder>purelib/[^/]+\.(dist|egg)-info)/(?P<name>.*)")
 _NAMED: Final = 3  # how many files a warning names
 
 
@@ -75,6 +75,8 @@ def choose(there: Scan, ours: Scan, made_for: Target, here: Target, *, replacing
         part, old = found.part, present.get(found.part.name)
         if old is not None and old.part.version == part.version:
             reason = "The layer has it already."
+        elif old is not None and old.part.editable is not None:
+            reason = f"The layer has it from its source in {old.part.editable}. To have this one: pip uninstall {part.name}"
         elif reason := _foreign(part, here) or reasons.get(part.name, ""):
             pass
         elif old is not None and not replacing:
@@ -116,10 +118,15 @@ def _listed(paths: Sequence[str]) -> str:
 
 
 def _without(orphans: Found, ours: Scan, gone: Collection[str]) -> tuple[Found, list[str]]:
-    """Files that nobody owns, without those that the layer has; and which of these are others than the layer's."""
+    """Files that nobody owns, without those that the layer has; and which of these are others than the layer's.
+
+    What lies in a distribution's metadata and is nobody's stays, too: alone it would look like that distribution.
+    """
     held = {file.scheme: file for found in ours.found if found.part.name not in gone for file in found.files}
-    files = tuple(file for file in orphans.files if file.scheme not in held)
-    both = [file for file in orphans.files if file.scheme in held]
+    whole = {file.scheme.rpartition("/")[0] for file in orphans.files if file.scheme.endswith(("/METADATA", "/PKG-INFO"))}
+    loose = [file for file in orphans.files if (info := _INFO.match(file.scheme)) is None or info["folder"] in whole]
+    files = tuple(file for file in loose if file.scheme not in held)
+    both = [file for file in loose if file.scheme in held]
     differing = [file.scheme.partition("/")[2] for file in both if file.sha256 != held[file.scheme].sha256]
     key = key_of((file.scheme, file.sha256 or "", file.size) for file in files)
     part = replace(orphans.part, key=key, size=sum(file.size for file in files), files=len(files))
@@ -198,10 +205,11 @@ class _Copying:
 
     def _take(self, site: Site, arrived: Arrived, file: File) -> None:
         path, info = site.path(file.scheme), _INFO.fullmatch(file.scheme)
-        if info is not None and arrived.part.kind == Kind.DISTRIBUTION:
+        name = info["name"] if info is not None and arrived.part.kind == Kind.DISTRIBUTION else ""
+        if name in ("RECORD", "INSTALLER"):
             self._landing.claim_alone(site, path)
             content = b"".join(content_of(file))
-            if info["name"] == "RECORD":
+            if name == "RECORD":
                 arrived.record = (path, content)
             else:  # its time tells when the package was installed (``scan``)
                 self._writer.write(site.root, path, content, 0o644, arrived.part.installed)
