@@ -72,7 +72,7 @@ class Box:
     # -- what pip and Python say -----------------------------------------------------------------------------------
 
     def pip(self, *words: str | Path, code: int | None = 0) -> str:
-        return self.image.pip(*words, code=code, more={**self.more, "PIP_NO_COMPILE": "1"})
+        return self.image.pip(*words, code=code, more={**self.more, "PIP_NO_COMPILE": "0"})
 
     def evaluate(self, expression: str) -> str:
         return self.image.evaluate(expression, more=self.more)
@@ -106,6 +106,8 @@ def record_problems(site: Path) -> list[str]:
     for record in site.glob("*.dist-info/RECORD"):
         for path, digest, size in csv.reader(record.read_text().splitlines()):
             file = site / path
+            if "__pycache__/" in path and not digest:
+                continue  # what Python compiles anew
             if not file.exists():
                 problems.append(f"{path} is missing")
             elif digest:
