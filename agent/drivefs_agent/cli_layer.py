@@ -36,7 +36,7 @@ _PYTHON = click.option(
 def enable_command(choice: Choice, no_watch: bool) -> None:
     """Have pip install into a layer above the image's own packages, which is saved and comes back.
 
-    Two small files are put into the image; disable takes them away again. Nothing else in it is changed, then or later.
+    A few small files are put into the image; disable takes them away again. Nothing else in it is changed, then or later.
     """
     from drivefs_agent.packages.activation import enable
 

@@ -45,6 +45,7 @@ __all__ = [
     "is_enabled",
     "pip_conf",
     "pip_of_layer",
+    "write_protected",
 ]
 
 # The first to have --python. Source: pip's NEWS, 22.3.
@@ -90,13 +91,13 @@ def enable(layer: Layer) -> Enabled:
         hook = _place(layer)
         pip = _equip(layer)
         told_by, why = _how_to_tell_pip(layer, hook)
-        protected = protected_of(image_distributions(layer.interpreter))
-        excluded = layer.root / "protected.txt"
-        write_atomically(excluded, "".join(f"{name}\n" for name in protected).encode())
+        protected = write_protected(layer)
         _note(layer, hook, told_by)
         try:
             hook.folder.mkdir(parents=True, exist_ok=True)
-            hook.write(render(layer, excluded=excluded if protected else None, tell_pip=told_by == "environment"))
+            hook.write(
+                render(layer, excluded=layer.root / "protected.txt" if protected else None, tell_pip=told_by == "environment")
+            )
             if told_by == "pip.conf":
                 pip_conf(layer).write()
             _require_effect(layer)
@@ -134,6 +135,13 @@ def image_distributions(interpreter: Interpreter) -> dict[str, str]:
     for site in interpreter.sites:
         found = distributions(Path(site)) | found  # the first on the path is the one that counts
     return found
+
+
+def write_protected(layer: Layer) -> dict[str, str]:
+    """Write down, for uv, which of the image's distributions are to be left alone. Those, by name. The caller holds the lock."""
+    protected = protected_of(image_distributions(layer.interpreter))
+    write_atomically(layer.root / "protected.txt", "".join(f"{name}\n" for name in protected).encode())
+    return protected
 
 
 def pip_of_layer(layer: Layer) -> Version | None:

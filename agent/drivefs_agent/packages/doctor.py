@@ -83,6 +83,7 @@ class _Examination:
         yield from self._of_pip()
         yield from self._of_uv()
         yield from self._of_the_image()
+        yield from self._of_the_users_own()
         yield from self._of_space()
 
     # -- the layer -------------------------------------------------------------------------------------------------
@@ -256,6 +257,16 @@ class _Examination:
             )
         if Path(self._python.prefix, "conda-meta").is_dir():
             yield Finding("ok", "This Python is conda's: what conda itself installs is not saved, what pip installs is.")
+
+    def _of_the_users_own(self) -> Iterator[Finding]:
+        """pip --user leads there, past the layer."""
+        own = self._python.user_site
+        found = distributions(Path(own)) if own in self._probe["path"] else {}
+        if found:
+            names = _listed(f"{name} {version}" for name, version in sorted(found.items()))
+            yield Finding(
+                "warn", f"In your own folder {own!r}, not in the layer, and not saved: {names}.", "install them without --user"
+            )
 
     def _of_space(self) -> Iterator[Finding]:
         room = os.statvfs(self._layer.root)
