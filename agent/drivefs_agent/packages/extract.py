@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,6 +29,8 @@ from drivefs_agent.packages.untar import Archive, Member
 __all__ = ["Arrived", "Extracted", "Limits", "extract", "finish", "verify"]
 
 _INFO: Final = re.compile(r"purelib/[^/]+\.dist-info/(?P<name>RECORD|INSTALLER)")
+_LAST_OR_DATED: Final = ("/RECORD", "/INSTALLER")
+_SMALL: Final = 1 << 20  # bytes; what is not larger is handled at once
 _SCRIPT: Final = b"#!" + PLACEHOLDER
 _TO_ROOT: Final = "../../../"
 _LATEST: Final = float(1 << 32)  # Unix time; ext4 with small inodes ends in 2038, and the others after this
@@ -123,7 +126,7 @@ class _Extraction:
         self._count(arrived, member, scheme)
         if member.kind == "link":
             self._take_link(self._site, arrived, member, scheme)
-        elif match := _INFO.fullmatch(scheme):
+        elif scheme.endswith(_LAST_OR_DATED) and (match := _INFO.fullmatch(scheme)):
             self._take_info(self._site, arrived, member, scheme, match["name"])
         elif scheme.startswith("scripts/") and self._site.python:
             self._take_script(self._site, arrived, member, scheme)
@@ -151,17 +154,25 @@ class _Extraction:
     def _take_file(self, site: Site, arrived: Arrived, member: Member, scheme: str) -> None:
         path = self._landing.claim(site, site.path(scheme))
         mode = site.mode(member.mode)
-        digest = hashlib.sha256()
         if path is None:
             arrived.lost.add(scheme)
+        if member.size <= _SMALL:
+            content = self._archive.whole(member.size)
+            digest = hashlib.sha256(content)
+            if path is not None:
+                self._writer.write(site.root, path, content, mode)
+        else:
+            digest = self._take_large(site, member, path, mode)
+        arrived.files[scheme] = (_identity(arrived.part, mode, digest.hexdigest()), member.size)
+
+    def _take_large(self, site: Site, member: Member, path: str | None, mode: int) -> hashlib._Hash:
+        digest = hashlib.sha256()
+        with nullcontext() if path is None else self._writer.create(site.root, path, mode) as fd:
             for piece in self._archive.content(member.size):
                 digest.update(piece)
-        else:
-            with self._writer.create(site.root, path, mode) as fd:
-                for piece in self._archive.content(member.size):
-                    digest.update(piece)
+                if fd is not None:
                     write_all(fd, piece, site.root.path)
-        arrived.files[scheme] = (_identity(arrived.part, mode, digest.hexdigest()), member.size)
+        return digest
 
     def _take_script(self, site: Site, arrived: Arrived, member: Member, scheme: str) -> None:
         if member.size > len(_SCRIPT) and self._archive.peek(len(_SCRIPT)) != _SCRIPT:
@@ -199,7 +210,7 @@ class _Extraction:
     def _whole(self, member: Member) -> bytes:
         if member.size > self._limits.text:
             raise Hostile(f"The archive holds {member.name[:200]!r} with {member.size} bytes, which none of its kind has.")
-        return b"".join(self._archive.content(member.size))
+        return self._archive.whole(member.size)
 
     def _take_link(self, site: Site, arrived: Arrived, member: Member, scheme: str) -> None:
         path = site.path(scheme)

@@ -184,10 +184,13 @@ class Writer:
 
     def write(self, root: _Root, path: str, content: bytes, mode: int, modified: float | None = None) -> None:
         """A file with all of its content. modified: Unix time, in place of now."""
-        with self.create(root, path, mode) as fd:
+        fd = self.open_new(root, path, mode)
+        try:
             write_all(fd, content, root.path)
             if modified is not None:
                 os.utime(fd, (modified, modified))
+        finally:
+            os.close(fd)
 
     @contextmanager
     def create(self, root: _Root, path: str, mode: int) -> Iterator[int]:

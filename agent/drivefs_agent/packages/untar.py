@@ -25,13 +25,17 @@ _WINDOW: Final = 8 << 20  # bytes of memory that a frame may ask for; ours ask f
 _LONGEST_PAX: Final = 64 << 10
 _LONGEST_NAME: Final = 255  # of a component: NAME_MAX of Linux's file systems
 _LONGEST_PATH: Final = 4096
-_MAGIC: Final = b"ustar\x0000"
 _END: Final = bytes(_BLOCK)
-_OCTAL: Final = re.compile(rb"[0-7]{1,11}[ \0]*")
+# A header behind the name, as tarfile writes it: mode, owner, size, time, checksum, kind, link, magic and version, the owner's
+# names and a device, a prefix of the name.
+_HEADER: Final = re.compile(
+    rb"([0-7]{7})\0.{16}([0-7]{11})\0.{12}([0-7]{6})\0 ([025x])(.{100})ustar\x0000.{80}\0{155}.{12}", re.DOTALL
+)
+_NAME: Final = slice(0, 100)
+_CHECKSUM: Final = slice(148, 156)
 _PAX_RECORD: Final = re.compile(rb"(\d{1,6}) (path|linkpath|size)=")
 _UNSOUND: Final = re.compile(r"[\x00-\x1f\x7f]")
-_PAX, _FILE, _LINK, _DIRECTORY = b"x", b"0", b"2", b"5"
-_KINDS: Final = {_FILE: "file", _LINK: "link", _DIRECTORY: "directory"}
+_KINDS: Final = {b"0": "file", b"2": "link", b"5": "directory", b"x": "pax"}
 
 
 class Member(NamedTuple):
@@ -73,11 +77,11 @@ class Archive:
     def members(self) -> Iterator[Member]:
         """Hostile for what none of ours holds; StoreDamaged for what is cut short or damaged."""
         while (block := self.take(_BLOCK)) != _END:
-            extended: dict[str, str] = {}
-            if block[156:157] == _PAX:
-                extended = self._pax(_size_of(block))
-                block = self.take(_BLOCK)
-            yield _member(block, extended)
+            header, extended = _header(block), None
+            if header.kind == "pax":
+                extended = self._pax(header.size)
+                header = _header(self.take(_BLOCK))
+            yield _member(header, extended)
         if self.take(_BLOCK) != _END or self._fill(1):
             raise Hostile("The archive goes on behind its end.")
         self._source.drain()
@@ -96,6 +100,10 @@ class Archive:
             self._fill(size)
         return self._buffer[self._position : self._position + size]
 
+    def whole(self, size: int) -> bytes:
+        """The content of a member of ``size`` bytes, at once."""
+        return self.take(size + -size % _BLOCK)[:size]
+
     def content(self, size: int) -> Iterator[bytes]:
         """The content of a member of ``size`` bytes, in pieces."""
         left = size
@@ -105,11 +113,7 @@ class Archive:
             piece = self.take(min(left, max(1, len(self._buffer) - self._position)))
             left -= len(piece)
             yield piece
-        self.skip_padding(size)
-
-    def skip_padding(self, size: int) -> None:
-        if padding := -size % _BLOCK:
-            self.take(padding)
+        self.take(-size % _BLOCK)
 
     def _fill(self, size: int) -> bool:
         """Have ``size`` bytes in the buffer; false where the archive ends before."""
@@ -133,8 +137,7 @@ class Archive:
     def _pax(self, size: int) -> dict[str, str]:
         if not 0 < size <= _LONGEST_PAX:
             raise Hostile(f"The archive has a header of {size} bytes.")
-        content = self.take(size)
-        self.skip_padding(size)
+        content = self.whole(size)
         records: dict[str, str] = {}
         while content:
             match = _PAX_RECORD.match(content)
@@ -175,39 +178,31 @@ class _Source:
             raise Hostile("Something comes behind the archive.")
 
 
-def _member(block: bytes, extended: dict[str, str]) -> Member:
-    _check(block)
-    kind = _KINDS.get(block[156:157])
-    if kind is None:
-        raise Hostile(f"The archive holds a member of the type {block[156:157]!r}, which ours never do.")
-    name = extended.get("path") or _text(block[:100].partition(b"\0")[0])
-    link = extended.get("linkpath") or _text(block[157:257].partition(b"\0")[0])
-    size = _size_of(block) if "size" not in extended else _decimal(extended["size"])
-    if block[345:500].strip(b"\0") or (kind != "link") != (not link) or (kind != "file" and size):
+def _header(block: bytes) -> Member:
+    """What a header says, with the name as it is."""
+    match = _HEADER.fullmatch(block, _NAME.stop)
+    if match is None:
+        raise Hostile("The archive holds something that is no header of ours.")
+    mode, size, checksum, kind, link = match.groups()
+    # Its own field counts as blanks.
+    if int(checksum, 8) != sum(block) - sum(block[_CHECKSUM]) + 8 * 0x20:
+        raise StoreDamaged("A header in the archive is damaged.")
+    name = _text(block[_NAME].rstrip(b"\0"))
+    return Member(name, _KINDS[kind], int(size, 8), int(mode, 8) & 0o777, _text(link.rstrip(b"\0")))
+
+
+def _member(header: Member, extended: dict[str, str] | None) -> Member:
+    if extended is not None:
+        size = _decimal(extended["size"]) if "size" in extended else header.size
+        link = extended.get("linkpath", header.link)
+        header = header._replace(name=extended.get("path", header.name), link=link, size=size)
+    name, kind, size, _, link = header
+    if kind == "pax" or (kind == "link") != bool(link) or (kind != "file" and size):
         raise Hostile("The archive holds a member with a header that ours never have.")
     if kind == "directory":
-        name = name.removesuffix("/")
-    _require_sound(name)
-    return Member(name, kind, size, _octal(block[100:108]) & 0o777, link)
-
-
-def _check(block: bytes) -> None:
-    """A damaged header must not be taken for another one."""
-    if block[257:265] != _MAGIC:
-        raise Hostile("The archive holds something that is no header of ours.")
-    if _octal(block[148:156]) != sum(block) - sum(block[148:156]) + 8 * 0x20:
-        raise StoreDamaged("A header in the archive is damaged.")
-
-
-def _size_of(block: bytes) -> int:
-    _check(block)
-    return _octal(block[124:136])
-
-
-def _octal(field: bytes) -> int:
-    if not _OCTAL.fullmatch(field):
-        raise Hostile("The archive has a header with a number that is none.")
-    return int(field.rstrip(b" \0"), 8)
+        header = header._replace(name=name.removesuffix("/"))
+    _require_sound(header.name)
+    return header
 
 
 def _decimal(text: str) -> int:
