@@ -149,18 +149,22 @@ class Restorer:
     def _note(self, situation: _Situation, decided: Decided, installed: Mapping[str, Part]) -> LayerState:
         """Of what the layer alone has, the store's own; of what was left out, nothing, so that it is missed and not removed."""
         candidate, noted = situation.candidate, situation.noted
+        elsewhere: dict[str, Part] = {}
         if situation.mode == Mode.EXACT:
             parts, objects = self._newest(decided)
         else:
             parts = {part.name: part for part in decided.fetched} | dict(decided.held) | dict(installed) | dict(decided.removed)
             parts |= {name: candidate.parts[name] for name in decided.kept if name in candidate.parts}
             objects = dict(candidate.objects)
+            if candidate.made_for.line != self._here.line:
+                parts, elsewhere = {}, parts
         parts |= {name: part for name, part in noted.parts.items() if part.kind == Kind.DIRECTORY}
-        known = {**noted.objects, **objects}
+        known, named = {**noted.objects, **objects}, [*parts.values(), *elsewhere.values()]
         return LayerState(
             manifest=candidate.states[0],
             parts=parts,
-            objects={part.object: known[part.object] for part in parts.values() if part.object in known},
+            elsewhere=elsewhere,
+            objects={part.object: known[part.object] for part in named if part.object in known},
             walked=time.time(),
         )
 

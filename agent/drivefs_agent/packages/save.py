@@ -135,7 +135,10 @@ class Saver:
     ) -> Saved:
         theirs = joined.merged.parts if joined else {}
         known = dict(state.objects) | (dict(joined.objects) if joined else {})
-        located = {name: _located(part, (state.parts.get(name), theirs.get(name)), known) for name, part in ours.items()}
+        located = {
+            name: _located(part, (state.parts.get(name), theirs.get(name), state.elsewhere.get(name)), known)
+            for name, part in ours.items()
+        }
         merged = merge(state.parts, located, theirs)
         if joined is not None:
             merged = Merged(merged.parts, joined.merged.notes + merged.notes)
@@ -247,7 +250,7 @@ class Saver:
         parts = {name: saved[name] if same(part, saved.get(name)) else part for name, part in ours.items()}
         objects = {part.object: manifest.objects[part.object] for part in parts.values() if part.object in manifest.objects}
         walked = self._clock() if full else state.walked
-        self._layer.write_state(LayerState(manifest.id, parts, objects, walked).to_json())
+        self._layer.write_state(LayerState(manifest.id, parts, {}, objects, walked).to_json())
 
 
 def _news(state: LayerState, ours: Mapping[str, Part], joined: Joined | None) -> bool:

@@ -20,11 +20,13 @@ __all__ = ["LayerState"]
 class LayerState:
     """manifest: the id of the last one written or restored here.  parts: what the layer held then, by name.
 
-    objects: where their bytes are stored.  walked: Unix time of the last look at what no distribution owns.
+    elsewhere: parts that the layer holds, too, and whose bytes are stored, but in the history of another kind of Python: they are
+    no common past.  objects: where the bytes of both lie.  walked: Unix time of the last look at what no distribution owns.
     """
 
     manifest: str | None = None
     parts: Mapping[str, Part] = field(default_factory=dict)
+    elsewhere: Mapping[str, Part] = field(default_factory=dict)
     objects: Mapping[str, Object] = field(default_factory=dict)
     walked: float = 0.0
 
@@ -33,6 +35,7 @@ class LayerState:
             "schema": SCHEMA,
             "manifest": self.manifest,
             "parts": [part.to_json() for _, part in sorted(self.parts.items())],
+            "elsewhere": [part.to_json() for _, part in sorted(self.elsewhere.items())],
             "objects": {name: one.to_json() for name, one in sorted(self.objects.items())},
             "walked": self.walked,
         }
@@ -45,9 +48,14 @@ class LayerState:
         try:
             if found.get("schema") != SCHEMA:
                 raise StoreDamaged(f"it is not of {SCHEMA}")
-            parts = [Part.from_json(each) for each in found["parts"]]
-            objects = {name: Object.from_json(name, each) for name, each in found["objects"].items()}
-            return cls(found["manifest"], {part.name: part for part in parts}, objects, float(found["walked"]))
+            parts, elsewhere = ([Part.from_json(each) for each in found[name]] for name in ("parts", "elsewhere"))
+            return cls(
+                manifest=found["manifest"],
+                parts={part.name: part for part in parts},
+                elsewhere={part.name: part for part in elsewhere},
+                objects={name: Object.from_json(name, each) for name, each in found["objects"].items()},
+                walked=float(found["walked"]),
+            )
         except (StoreDamaged, KeyError, TypeError, AttributeError, ValueError) as error:
             raise LayerUnusable(
                 f"The layer's own note of what was saved is damaged ({error}). Remove .drivefs-layer.json from the layer: "
