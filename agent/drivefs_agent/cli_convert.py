@@ -126,7 +126,10 @@ def _tell(moved: Moved, verb: str, nothing: str) -> None:
     """What was done on standard output, one package a line; what was not, and why, besides."""
     from drivefs_agent import text
 
-    for sentence in (*moved.warnings, *(f"{_title(one.part)}: {one.reason}" for one in moved.left)):
+    reasons: dict[str, list[str]] = {}
+    for one in moved.left:
+        reasons.setdefault(one.reason, []).append(_title(one.part))
+    for sentence in (*moved.warnings, *(f"{', '.join(titles)}: {reason}" for reason, titles in reasons.items())):
         click.echo(text.printable(sentence), err=True)
     changed = moved.taken or moved.gone
     for part in changed:

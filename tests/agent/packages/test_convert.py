@@ -378,7 +378,11 @@ def test_a_kill_leaves_the_layer_old_or_new(box: Box, folder: Path, links: Path)
         outcomes.append((box.installed(), record_problems(box.site)))
     assert [outcome for outcome in outcomes if outcome not in ((old, []), (new, []))] == []
     assert (old, []) in outcomes, "no kill was early enough to show anything"
-    box.packages("import", "--no-save", folder)
+    assert not Path(box.more["DRIVEFS_STORE"]).exists(), "nothing was to be saved"
+    put(folder, wheel(links, "more"))
+    new["more"] = "1.0"
+    said = box.packages("import", folder, code=3, more={"DRIVEFS_STORE": "MyDrive/not-mounted"})
+    assert [words for words in ("more 1.0", "No Drive is mounted") if words not in said] == [], "the layer changes all the same"
     assert (box.installed(), record_problems(box.site)) == (new, [])
     assert len(list((box.layer / "generations").iterdir())) <= 2
 
