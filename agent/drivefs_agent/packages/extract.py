@@ -20,9 +20,10 @@ from typing import Final
 
 from drivefs_agent.packages import record
 from drivefs_agent.packages.errors import Hostile, StoreDamaged
+from drivefs_agent.packages.found import inner_identity, key_of
 from drivefs_agent.packages.landing import Landing, Site, Writer, write_all
 from drivefs_agent.packages.model import Kind, Object, Part
-from drivefs_agent.packages.scan import inner_identity, key_of
+from drivefs_agent.packages.schemes import path_in_record, scheme_in_record
 from drivefs_agent.packages.scripts import PLACEHOLDER, to_real, with_scripts
 from drivefs_agent.packages.untar import Archive, Member
 
@@ -32,7 +33,6 @@ _INFO: Final = re.compile(r"purelib/[^/]+\.dist-info/(?P<name>RECORD|INSTALLER)"
 _LAST_OR_DATED: Final = ("/RECORD", "/INSTALLER")
 _SMALL: Final = 1 << 20  # bytes; what is not larger is handled at once
 _SCRIPT: Final = b"#!" + PLACEHOLDER
-_TO_ROOT: Final = "../../../"
 _LATEST: Final = float(1 << 32)  # Unix time; ext4 with small inodes ends in 2038, and the others after this
 
 
@@ -256,7 +256,7 @@ def finish(landing: Landing, arrived: Iterable[Arrived]) -> None:
         for site in sites:
             if (written := by_name[site.part.name].record) is not None:
                 path, content = written
-                scripts = {_path_in_record(scheme): real for scheme, real in by_name[site.part.name].scripts.items()}
+                scripts = {path_in_record(scheme): real for scheme, real in by_name[site.part.name].scripts.items()}
                 writer.write(site.root, path, with_scripts(content, scripts) if scripts else content, 0o644)
 
 
@@ -280,7 +280,7 @@ def _wrong_rows(content: bytes, files: Mapping[str, tuple[str, int]], modified: 
         rows = list(record.read(content))
     except ValueError as error:
         raise StoreDamaged(f"A package in the store has no usable RECORD: {error}.") from error
-    named = {_scheme_of(row.path): row for row in rows}
+    named = {scheme_in_record(row.path): row for row in rows}
     wrong = [scheme for scheme in files if scheme not in named]
     for scheme, row in named.items():
         if not row.checksum or scheme in modified:
@@ -289,15 +289,3 @@ def _wrong_rows(content: bytes, files: Mapping[str, tuple[str, int]], modified: 
         if record.sha256_of(row.checksum) != sha256 or row.size != str(size):
             wrong.append(scheme)
     return sorted(wrong)
-
-
-def _scheme_of(path: str) -> str:
-    """Of what RECORD names, where it is written by ``scan``."""
-    if not path.startswith(_TO_ROOT):
-        return f"purelib/{path}"
-    below = path[len(_TO_ROOT) :]
-    return f"scripts/{below[len('bin/') :]}" if below.startswith("bin/") else f"data/{below}"
-
-
-def _path_in_record(scheme: str) -> str:
-    return f"{_TO_ROOT}bin/{scheme.partition('/')[2]}"

@@ -23,14 +23,14 @@ from typing import Final, NoReturn
 
 from drivefs_agent.packages.errors import Hostile, LayerUnusable, StoreDamaged
 from drivefs_agent.packages.model import Kind, Part
+from drivefs_agent.packages.schemes import OURS
 
 __all__ = ["Landing", "Site", "Writer", "layer_schemes"]
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OURS: Final = ".drivefs"
-_ASIDE: Final = ".drivefs-aside"
+_ASIDE: Final = f"{OURS}aside"
 
 
 def layer_schemes(site: str) -> dict[str, str]:
@@ -59,7 +59,7 @@ class Site:
         kind, _, below = scheme.partition("/")
         prefix = self.schemes.get(kind)
         path = f"{prefix}{below}"
-        if prefix is None or not below or path.startswith(_OURS):
+        if prefix is None or not below or path.startswith(OURS):
             raise Hostile(f"The archive of {self.part.name} names a file {scheme[:100]!r}, which no package can have.")
         return path
 

@@ -4,7 +4,7 @@ Members are regular files, and relative symbolic links in declared directories, 
 "<the part's folder>/<scheme path>". Names that do not fit a header have a pax record (POSIX.1-2001), so that any tar unpacks an
 archive by hand.
 
-Invariant: what is written has the SHA-256 that the part's key was made of, or there is no archive (``scan.Changed``).
+Invariant: what is written has the SHA-256 that the part's key was made of, or there is no archive (``found.Changed``).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import BinaryIO, Final
 import zstandard
 
 from drivefs_agent.packages.errors import Conflict
+from drivefs_agent.packages.found import File, Found, content_of
 from drivefs_agent.packages.model import Object
-from drivefs_agent.packages.scan import File, Found, content_of
 
 __all__ = ["write"]
 
@@ -37,7 +37,7 @@ def write(found: Sequence[Found], python: str, into: Path) -> Object:
     """Write the archive of ``found`` into the file ``into``.
 
     python: the layer's Python. What it says is in the files already (``File.content``).
-    Scan's Changed where a file is not what it was when it was scanned; then, and at any other error, ``into`` is removed.
+    Changed where a file is not what it was when it was scanned; then, and at any other error, ``into`` is removed.
     """
     if len({each.part.folder for each in found}) != len(found):
         raise Conflict("Two packages would have one folder in an archive. Rename one of the declared directories.")

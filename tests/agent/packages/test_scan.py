@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import subprocess
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from drivefs_agent.packages import record
+from drivefs_agent.packages import looking, record
 from drivefs_agent.packages import scan as scan_module
+from drivefs_agent.packages.looking import opened
 from drivefs_agent.packages.metadata import About, about
 from drivefs_agent.packages.model import Kind, Part
 from drivefs_agent.packages.scan import Changed, Found, Place, Scan, content_of, distributions, scan, scan_directory
@@ -125,16 +127,15 @@ def test_the_key_changes_with_the_content(place: Place, change: Callable[[Path],
 def test_record_is_believed_and_nothing_is_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan after each pip run must not read gigabytes: only bin is opened, for first lines."""
     install(place, "a", files={"a/x.py": "x", "a/y.py": "y"}, console={"tool": "a:main"})
-    opened: list[str] = []
-    real = scan_module._opened
+    seen: list[str] = []
 
-    def noticed(path: str) -> object:
-        opened.append(path)
-        return real(path)
+    def noticed(path: str) -> io.FileIO:
+        seen.append(path)
+        return opened(path)
 
-    monkeypatch.setattr(scan_module, "_opened", noticed)
+    monkeypatch.setattr(looking, "opened", noticed)
     scan(place)
-    assert opened == [f"{place.scripts}/tool"]
+    assert seen == [f"{place.scripts}/tool"]
 
 
 def test_a_file_changed_by_hand_is_read(place: Place) -> None:
@@ -335,14 +336,13 @@ def test_unreadable_files_do_not_stop_a_save(place: Place, monkeypatch: pytest.M
     """One file of another user's is said, and the others are saved."""
     (place.site / "mine.py").write_text("x")
     (place.site / "theirs.py").write_text("x")
-    real = scan_module._opened
 
-    def refuse(path: str) -> object:
+    def refuse(path: str) -> io.FileIO:
         if path.endswith("theirs.py"):
             raise PermissionError(13, "Permission denied", path)
-        return real(path)
+        return opened(path)
 
-    monkeypatch.setattr(scan_module, "_opened", refuse)
+    monkeypatch.setattr(looking, "opened", refuse)
     scanned = scan(place)
     assert schemes(only(scanned, "_orphans")) == {"purelib/mine.py"}
     assert "cannot be read" in scanned.warnings[0]
