@@ -254,10 +254,19 @@ def finish(landing: Landing, arrived: Iterable[Arrived]) -> None:
     landing.settle()
     with Writer(landing) as writer:
         for site in sites:
-            if (written := by_name[site.part.name].record) is not None:
-                path, content = written
-                scripts = {path_in_record(scheme): real for scheme, real in by_name[site.part.name].scripts.items()}
-                writer.write(site.root, path, with_scripts(content, scripts) if scripts else content, 0o644)
+            _write_record(site, by_name[site.part.name], writer)
+
+
+def _write_record(site: Site, arrived: Arrived, writer: Writer) -> None:
+    """Last, so that it is not older than what it speaks of; only what it does not hold for is newer (``scan``)."""
+    if arrived.record is None:
+        return
+    path, content = arrived.record
+    scripts = {path_in_record(scheme): real for scheme, real in arrived.scripts.items()}
+    writer.write(site.root, path, with_scripts(content, scripts) if scripts else content, 0o644)
+    for scheme in site.part.modified:
+        if scheme in arrived.files and scheme not in arrived.lost:
+            writer.date(site.root, site.path(scheme), after=path)
 
 
 def verify(arrived: Arrived) -> None:

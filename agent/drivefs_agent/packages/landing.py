@@ -213,6 +213,13 @@ class Writer:
             os.fchmod(fd, mode)
         return fd
 
+    def date(self, root: _Root, path: str, after: str) -> None:
+        """Make the file at ``path`` newer than the one at ``after``."""
+        folder, _, name = after.rpartition("/")
+        time = os.stat(name, dir_fd=self._enter(root, folder), follow_symlinks=False).st_mtime_ns + 1
+        folder, _, name = path.rpartition("/")
+        os.utime(name, ns=(time, time), dir_fd=self._enter(root, folder), follow_symlinks=False)
+
     def link(self, root: _Root, path: str, target: str) -> None:
         folder, _, name = path.rpartition("/")
         try:

@@ -25,6 +25,7 @@ _REQUIREMENT: Final = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])
 _EXTRA: Final = re.compile(r";.*\bextra\b")
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _NO_VERSION: Final = re.compile(r"[^A-Za-z0-9._+!-]+")
+_LONGEST_NAME: Final = 200
 _LONGEST_VERSION: Final = 100
 
 
@@ -76,7 +77,7 @@ def name_and_version(folder: str) -> tuple[str, str]:
 
 def _named(name: str) -> str:
     """Old installers left names that no index would take."""
-    return normalised(_NO_NAME.sub("-", name)).strip("-")
+    return normalised(_NO_NAME.sub("-", name)).strip("-")[:_LONGEST_NAME] or "unnamed"
 
 
 def _versioned(version: str) -> str:

@@ -171,9 +171,12 @@ def test_what_is_not_wanted_is_passed_over(tmp_path: Path) -> None:
 def test_a_modified_file_stays_modified(tmp_path: Path) -> None:
     """RECORD says what the package came with, so whoever asks is told of the change on the next box too."""
     place = environment(tmp_path / "env")
-    install(place, "alpha", files={"alpha/x.py": "x"})
+    install(place, "alpha", files={"alpha/x.py": "x", "alpha/y.py": "y"})
     (place.site / "alpha" / "x.py").write_text("changed")
+    (place.site / "alpha" / "y.py").write_text("Y")  # of the same size
+    os.utime(place.site / "alpha" / "y.py", (2**32, 2**32))
     found = scan(place).found
+    assert found[0].part.modified == ("purelib/alpha/x.py", "purelib/alpha/y.py")
     content, _ = packed(found, tmp_path / "a")
     (tmp_path / "new").mkdir()
     land(found, content, tmp_path / "new")
