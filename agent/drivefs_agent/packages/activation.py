@@ -263,9 +263,17 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _equip(layer: Layer) -> str | None:
-    """Put a pip into the layer where the image has none that can install elsewhere. The version; None where there was no need."""
-    usable = [version for version in (_version(layer.interpreter.pip), pip_of_layer(layer)) if version is not None]
-    if usable and max(usable) >= OLDEST_PIP:
+    """Put a pip into the layer where the image has none that can install elsewhere. The version; None where there was no need.
+
+    One that is older than the image's goes: it was needed on another box, and here the image's program ``pip`` would find it and
+    not what it expects.
+    """
+    images, layers = _version(layer.interpreter.pip), pip_of_layer(layer)
+    if images is not None and images >= OLDEST_PIP:
+        if layers is not None and layers < images:
+            _remove_pip(layer)
+        return None
+    if layers is not None and layers >= OLDEST_PIP:
         return None
     attempts = [[str(wheel)] for wheel in _bundled(layer.interpreter)] + [[f"pip>={OLDEST_PIP}"]]
     problem = "there is no uv and no pip to install it with"
@@ -280,6 +288,17 @@ def _equip(layer: Layer) -> str | None:
         f"{layer.interpreter.executable!r} has {was}, and a newer one could not be put into the layer ({problem}). "
         "Connect to the package index, or install pip 22.3 or newer into the image, then run this again."
     )
+
+
+def _remove_pip(layer: Layer) -> None:
+    uv, problem = find_uv(os.environ.get("PATH")), "there is no uv"
+    if uv is not None:
+        problem = _run([str(uv), "pip", "uninstall", "--quiet", "--python", str(layer.python), "pip"]) or ""
+    if problem:
+        raise LayerUnusable(
+            f"The layer has a pip older than the image's, and it could not be removed ({problem}). Remove it yourself: "
+            f"{layer.python} -m pip uninstall pip"
+        )
 
 
 def _bundled(interpreter: Interpreter) -> Iterator[Path]:

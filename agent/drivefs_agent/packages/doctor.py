@@ -21,7 +21,7 @@ from drivefs_agent import text
 from drivefs_agent.packages.activation import OLDEST_PIP, image_distributions, is_enabled, pip_conf
 from drivefs_agent.packages.errors import LayerUnusable
 from drivefs_agent.packages.index_settings import pip_settings
-from drivefs_agent.packages.interpreter import ask, run_in
+from drivefs_agent.packages.interpreter import PIP_VERSION, ask, run_in
 from drivefs_agent.packages.layer import Layer
 from drivefs_agent.packages.resolve import find_uv
 from drivefs_agent.packages.scan import distributions
@@ -37,11 +37,7 @@ _UV_TARGET: Final = re.compile(r"environment at: (.+?)\s*$", re.MULTILINE)
 _MARK: Final = "drivefs-doctor:"
 _PROBE: Final = f"""
 import json, os, sys
-try:
-    from importlib.metadata import version
-    pip = version("pip")
-except Exception:
-    pip = None
+{PIP_VERSION}
 print({_MARK!r} + json.dumps({{"path": sys.path, "environment": dict(os.environ), "pip": pip}}))
 """
 # Options of pip's that install elsewhere, by name in its settings.

@@ -18,22 +18,28 @@ from typing import Any, Final
 
 from drivefs_agent.packages.errors import LayerUnusable
 
-__all__ = ["Interpreter", "ask", "find_interpreter", "run_in"]
+__all__ = ["PIP_VERSION", "Interpreter", "ask", "find_interpreter", "run_in"]
 
 _SECONDS: Final = 60.0  # a first start from a cold disk, or on a box that is busy with training
 _MARK: Final = "drivefs-interpreter:"  # what a sitecustomize prints comes before it
 
+# What pip itself says, where several left their metadata; read, since to import it takes long.
+PIP_VERSION: Final = """
+import importlib.util, re
+try:
+    with open(importlib.util.find_spec("pip").origin, encoding="utf-8") as file:
+        pip = re.search(r"__version__ *= *['\\"]([^'\\"]+)", file.read()).group(1)
+except (AttributeError, TypeError, OSError, UnicodeDecodeError):
+    pip = None
+"""
+
 # Runs in the other Python, from 3.8 on. venv's own scheme is asked for by name where there is one: Debian's default is not it.
-_QUESTION: Final = """
+_QUESTION: Final = f"""
 import json, os, platform, site, sys, sysconfig
 scheme = "venv" if "venv" in sysconfig.get_scheme_names() else "posix_prefix"
-root = {"base": "/", "platbase": "/", "installed_base": "/", "installed_platbase": "/"}
+root = {{"base": "/", "platbase": "/", "installed_base": "/", "installed_platbase": "/"}}
 stdlib = sysconfig.get_path("stdlib")
-try:
-    from importlib.metadata import version
-    pip = version("pip")
-except Exception:
-    pip = None
+{PIP_VERSION}
 try:
     import ensurepip
     folder = os.path.join(os.path.dirname(ensurepip.__file__), "_bundled")
@@ -50,12 +56,12 @@ executable = sys.executable
 versioned = os.path.join(os.path.dirname(executable), "python%d.%d%s" % (*sys.version_info[:2], abi))
 if os.path.exists(versioned) and os.path.samefile(versioned, executable):
     executable = versioned
-print(MARK + json.dumps({
+print(MARK + json.dumps({{
     "executable": executable,
     "prefix": sys.prefix,
     "base_prefix": sys.base_prefix,
     "base_executable": executable if sys.prefix == sys.base_prefix else getattr(sys, "_base_executable", None) or executable,
-    "implementation": {"cpython": "cp", "pypy": "pp"}.get(name, name),
+    "implementation": {{"cpython": "cp", "pypy": "pp"}}.get(name, name),
     "version": platform.python_version(),
     "minor": "%d.%d" % sys.version_info[:2],
     "abi": abi,
@@ -63,13 +69,13 @@ print(MARK + json.dumps({
     "libc": libc or ("musl" if "musl" in (sysconfig.get_config_var("SOABI") or "") else ""),
     "purelib": sysconfig.get_path("purelib"),
     "stdlib": stdlib,
-    "sites": [path for path in sys.path if path in {*site.getsitepackages(), sysconfig.get_path("purelib")}],
+    "sites": [path for path in sys.path if path in {{*site.getsitepackages(), sysconfig.get_path("purelib")}}],
     "user_site": site.getusersitepackages(),
     "layer_site": sysconfig.get_path("purelib", scheme, root).strip("/"),
     "externally_managed": os.path.exists(os.path.join(stdlib, "EXTERNALLY-MANAGED")),
     "pip": pip,
     "bundled_pip": bundled[-1] if bundled else None,
-}))
+}}))
 """
 
 

@@ -88,7 +88,7 @@ class Image:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(self.site)
         info = next(self.site.glob(f"{wheel.name.split('-')[0]}-{wheel.name.split('-')[1]}.dist-info"))
-        (info / "INSTALLER").write_text("pip\n")
+        _installed_by_pip(info)
         self.run(self.python, "-I", "-m", "compileall", "-q", self.site)
 
     def contents(self) -> dict[str, str]:
@@ -170,11 +170,17 @@ def _put_pip(prefix: Path, minor: str) -> None:
     with zipfile.ZipFile(bundled) as archive:
         archive.extractall(library / "site-packages")
     (info,) = (library / "site-packages").glob("pip-*.dist-info")
-    (info / "INSTALLER").write_text("pip\n")
+    _installed_by_pip(info)
     for name in ("pip", "pip3", f"pip{minor}"):
         script = prefix / "bin" / name
         script.write_text("#!python\nimport sys\nfrom pip._internal.cli.main import main\nsys.exit(main())\n")
         script.chmod(0o755)
+
+
+def _installed_by_pip(info: Path) -> None:
+    (info / "INSTALLER").write_text("pip\n")
+    with (info / "RECORD").open("a") as record:
+        record.write(f"{info.name}/INSTALLER,,\n")
 
 
 def _link(source: str, target: str, *, follow_symlinks: bool = True) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -211,12 +212,11 @@ def test_an_image_without_a_pip_that_can_gets_one_into_the_layer(images: Images,
     """pip before 22.3 does not know of other Pythons. The image itself is not touched for it."""
     image = images.make(tmp_path)
     furnish(image, tmp_path)
-    (info,) = image.site.glob("pip-*.dist-info")
-    info.rename(image.site / "pip-22.0.2.dist-info")
-    metadata = image.site / "pip-22.0.2.dist-info/METADATA"
-    text = metadata.read_text()
-    metadata.unlink()  # a hard link, like every file of an image
-    metadata.write_text(text.replace(f"Version: {info.name[4:-10]}", "Version: 22.0.2"))
+    program = image.site / "pip" / "__init__.py"
+    text = program.read_text()
+    program.unlink()  # a hard link, like every file of an image
+    program.write_text(re.sub(r'__version__ = ".*"', '__version__ = "22.0.2"', text))
+    image.run(image.python, "-I", "-m", "compileall", "-q", image.site)
     before = image.contents()
     layer = layer_of(image, tmp_path)
     assert layer.interpreter.pip == "22.0.2"
@@ -228,6 +228,18 @@ def test_an_image_without_a_pip_that_can_gets_one_into_the_layer(images: Images,
     assert enable(layer).pip is None
     disable(layer)
     assert image.contents() == before
+
+
+@pytest.mark.slow
+def test_a_pip_in_the_layer_that_is_older_than_the_images_goes(box: tuple[Image, Layer], tmp_path: Path) -> None:
+    """It was needed on another box. Here it would break the image's own program, which expects what comes with it."""
+    image, layer = box
+    old = wheel(tmp_path / "old", "pip", "22.3", files={"pip/__init__.py": '__version__ = "22.3"\n'})
+    subprocess.run([uv_of_ours(), "pip", "install", "-q", "--python", layer.python, old], env=image.environment(), check=True)
+    image.pip("--version", code=1)
+    assert enable(layer).pip is None
+    assert distributions(layer.site) == {}
+    image.pip("--version")
 
 
 def test_no_pip_anywhere_is_said_and_changes_nothing(images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
