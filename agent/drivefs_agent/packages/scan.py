@@ -283,7 +283,8 @@ class _Reader:
             return file
         if not believed and (claimed, row.size) != (file.sha256, str(file.size)):
             self.modified.add(scheme)
-        self.rows[scheme] = record.Row(path_in_record(scheme), row.checksum, row.size)
+        path = path_in_record(scheme)
+        self.rows[scheme] = row if row.path == path else record.Row(path, row.checksum, row.size)
         return file
 
 
