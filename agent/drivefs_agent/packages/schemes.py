@@ -58,6 +58,8 @@ class Schemes:
         elif row[0] not in "./" and "/." not in row and "//" not in row:
             return f"{PURELIB}{row}", self._site + row
         path = os.path.normpath(row if row[0] == "/" else self._site + row)
+        if path.startswith(lib64 := f"{self._data}lib64/") and not self._target:  # venv's link to lib
+            path = f"{self._data}lib/{path[len(lib64) :]}"
         scheme = self.of_path(path)
         return None if scheme is None else (scheme, path)
 

@@ -95,7 +95,7 @@ TREES = st.dictionaries(
 
 @pytest.mark.slow
 @given(tree=TREES)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_any_tree_comes_back(
     tree: dict[tuple[str, ...], tuple[bytes, int, int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

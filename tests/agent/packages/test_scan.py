@@ -195,6 +195,13 @@ def test_a_path_that_leads_out(place: Place, tmp_path: Path) -> None:
     assert "outside the environment" in scanned.warnings[0]
 
 
+def test_lib64_is_lib(place: Place) -> None:
+    """venv makes a link of it, and RECORD may name a file by either."""
+    install(place, "a", files={"a.py": "", "../../../lib64/libfoo.a": "x"})
+    (found,) = scan(place).found
+    assert "data/lib/libfoo.a" in schemes(found)
+
+
 def test_files_of_two_packages(place: Place) -> None:
     """A file that two RECORDs name belongs to both: either can be restored without the other."""
     install(place, "a", files={"shared/__init__.py": "", "shared/a.py": ""})
