@@ -86,6 +86,15 @@ class Layer:
     def exists(self) -> bool:
         return os.access(self.python, os.X_OK) and (self.current / "pyvenv.cfg").exists()
 
+    def marks(self) -> list[tuple[str, int]]:
+        """Names and times of what pip and uv make and remove: two looks that differ tell that they were at work between them."""
+        try:
+            with os.scandir(self.site) as entries:
+                marked = [entry for entry in entries if entry.name.endswith((".dist-info", ".egg-info", ".egg-link", ".pth"))]
+                return sorted((entry.name, entry.stat(follow_symlinks=False).st_mtime_ns) for entry in marked)
+        except FileNotFoundError:  # no layer, or pip removed the folder with its last package, or something goes right now
+            return []
+
     # -- generations -----------------------------------------------------------------------------------------------
 
     def generation(self) -> Path | None:

@@ -9,7 +9,6 @@ Invariant: what pip or uv put into the layer while the new generation was being 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -146,7 +145,7 @@ def rebuild(
     """
     if not gone and not coming:
         return
-    before = _entries(layer)
+    before = layer.marks()
     stay = [found for found in ours.found if found.part.name not in gone]
     with layer.new_generation() as generation:
         clone(layer.current, generation, ours.found, {found.part.name for found in stay})
@@ -155,16 +154,9 @@ def rebuild(
             _land(coming, destination, watcher)
         if (state := layer.read_state()) is not None:
             layer.write_state(state, generation)
-        if _entries(layer) != before:
+        if layer.marks() != before:
             raise Changed("pip has installed or removed something meanwhile, so nothing was changed here. Run this again.")
         layer.switch(generation)
-
-
-def _entries(layer: Layer) -> list[tuple[str, int]]:
-    """Tells that pip or uv was at work."""
-    with os.scandir(layer.site) as entries:
-        infos = [entry for entry in entries if entry.name.endswith("-info")]
-        return sorted((entry.name, entry.stat(follow_symlinks=False).st_mtime_ns) for entry in infos)
 
 
 def _land(coming: Sequence[Found], destination: Destination, watcher: Watcher | None) -> None:

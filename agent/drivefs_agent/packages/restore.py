@@ -21,7 +21,7 @@ from drivefs_agent.packages.candidate import Candidate, choose
 from drivefs_agent.packages.clone import clone
 from drivefs_agent.packages.decide import Decided, Mode, decide
 from drivefs_agent.packages.directories import bring_back
-from drivefs_agent.packages.errors import LayerUnusable
+from drivefs_agent.packages.errors import Conflict, LayerUnusable
 from drivefs_agent.packages.fit import Judged
 from drivefs_agent.packages.folder import Entry
 from drivefs_agent.packages.history import Store
@@ -45,6 +45,7 @@ class _Situation:
     noted: LayerState
     scanned: Scan
     stored: Mapping[str, Entry]
+    marks: list[tuple[str, int]]
     mode: str
 
     @property
@@ -90,11 +91,13 @@ class Restorer:
             return self._report(situation.candidate, decided, brought.restored, brought.notes, time.monotonic() - began)
 
     def _look(self, state: str | None, mode: str) -> _Situation:
+        marks = self._layer.marks()  # before the layer is looked at
         return _Situation(
             candidate=choose(self._store, self._here, state),
             noted=LayerState.from_json(self._layer.read_state()),
             scanned=scan(self._layer.place) if self._layer.exists() else Scan((), ()),
             stored=self._store.objects(),
+            marks=marks,
             mode=mode,
         )
 
@@ -108,6 +111,8 @@ class Restorer:
             self._fetch(situation, decided, generation)
             decided, installed = self._install_anew(decided, generation)
             self._layer.write_state(self._note(situation, decided, installed).to_json(), generation)
+            if self._layer.marks() != situation.marks:
+                raise Conflict("pip has installed or removed something meanwhile, so the layer is what pip left. Restore again.")
             self._layer.switch(generation)
         return decided
 

@@ -129,14 +129,8 @@ class Watch:
     def _look(self) -> object:
         """Compares equal while nothing is installed, changed, removed or switched."""
         try:
-            with os.scandir(self._layer.site) as entries:
-                names = sorted(
-                    (entry.name, entry.stat(follow_symlinks=False).st_mtime_ns)
-                    for entry in entries
-                    if entry.name.endswith((".dist-info", ".egg-info", ".pth", ".egg-link"))
-                )
-            return os.stat(self._layer.site).st_ino, tuple(names)
-        except FileNotFoundError:  # no layer now, or an entry that went while we looked
+            return os.stat(self._layer.site).st_ino, self._layer.marks()
+        except FileNotFoundError:  # no layer, or no package in it
             return None
 
 

@@ -21,6 +21,8 @@ __all__ = ["Box", "record_problems"]
 class Box:
     """store: what ``--store`` gets: a directory or a path on Drive.  more: environment of its commands."""
 
+    patience = 100.0  # seconds for a command
+
     def __init__(self, image: Image, folder: Path, store: str | Path, more: Mapping[str, str] | None = None) -> None:
         self.image = image
         self.layers = folder / "layers"
@@ -50,7 +52,7 @@ class Box:
     def agent(self, *words: str | Path, code: int = 0, more: Mapping[str, str] | None = None) -> str:
         """Standard output of a command that must end with ``code``; for any other code than 0 what it said besides, too."""
         process = self.start(*words, more=more)
-        output, errors = process.communicate(timeout=100)
+        output, errors = process.communicate(timeout=self.patience)
         assert process.returncode == code, (words, process.returncode, output, errors)
         return output + (errors if code else "")
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from drivefs_agent.packages.directory import DirectoryFolder
+from drivefs_agent.packages.errors import Conflict
+from drivefs_agent.packages.folder import Entry, Progress
+from drivefs_agent.packages.history import Store
+from drivefs_agent.packages.interpreter import ask
+from drivefs_agent.packages.layer import layer_for
+from drivefs_agent.packages.restore import Restorer
+from drivefs_agent.packages.target import read_target
 from tests.agent.packages.box import Box, record_problems
 from tests.agent.packages.images import Image, Images
 from tests.agent.packages.wheels import compiled, wheel
@@ -330,3 +340,26 @@ def test_declared_directories_come_back_where_they_are_missing(box: Box, images:
     assert sorted(path.name for path in back.parent.iterdir()) == ["models", "settings.json"]
     shutil.rmtree(models.parent)  # its disk is not mounted, say
     assert box.save() == "Nothing has changed since the last save.\n"
+
+
+def test_pip_at_work_during_a_restore_wins(box: Box, images: Images, tmp_path: Path, store: Path) -> None:
+    """What it installed while the new generation was built would be lost with the switch, so there is none; exit code 5."""
+    box.pip("install", "hello")
+    box.save()
+    fresh = another(images, tmp_path, store).enable()
+
+    class Slow(DirectoryFolder):
+        @contextmanager
+        def open(self, entry: Entry, progress: Progress | None = None) -> Iterator[Iterator[bytes]]:
+            if entry.name.startswith("hello"):
+                fresh.pip("install", "tiny")
+            with super().open(entry, progress) as chunks:
+                yield chunks
+
+    interpreter = ask(fresh.image.python)
+    restorer = Restorer(layer_for(interpreter, fresh.layers), Store(Slow(store)), read_target(interpreter))
+    with pytest.raises(Conflict, match="Restore again"):
+        restorer.restore()
+    assert fresh.installed() == {"tiny": "0.1"}
+    restorer.restore()
+    assert fresh.installed() == {"tiny": "0.1", "hello": "2.0"}
