@@ -31,9 +31,9 @@ def main() -> None:
         return
     _put_packages_first()
     _put_programs_first()
-    # uv does not see what a layer's environment sees of the image, and would fetch another torch. Every uv that this process starts
-    # reads this, also one that is told to install elsewhere: there, "UV_EXCLUDE= uv pip install torch" is what is meant. To set a
-    # Python for uv (UV_PYTHON) would reach much further, and PATH is enough.
+    # uv does not see what a layer sees of the image, and would fetch another torch. Every uv that this process starts reads this,
+    # also one that is told to install elsewhere: there, "UV_EXCLUDE= uv pip install torch" is what is meant. To choose a Python
+    # for uv (UV_PYTHON) would reach much further, and PATH is enough.
     if EXCLUDE and "VIRTUAL_ENV" not in os.environ:
         os.environ.setdefault("UV_EXCLUDE", EXCLUDE)
     for variable, folder in (("JUPYTER_PATH", "/share/jupyter"), ("JUPYTER_CONFIG_PATH", "/etc/jupyter")):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
+import shutil
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -194,42 +193,54 @@ def test_a_folder_in_place_of_a_link_is_not_removed(layer: Layer) -> None:
         layer.generation()
 
 
-_SWITCHER = """
-import json, sys
+# A child makes and switches generations until it is killed; the parent looks what that left, twenty times. The environments are
+# copies of the first one, which is quicker than to make them, so that most of the time goes into what is tried.
+_KILLING = """
+import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 from drivefs_agent.packages.interpreter import Interpreter
-from drivefs_agent.packages.layer import layer_for
+from drivefs_agent.packages.layer import Layer, layer_for
+
 layer = layer_for(Interpreter(**json.loads(sys.argv[1])), Path(sys.argv[2]))
-print("ready", flush=True)
-with layer.locked():
-    while True:
-        with layer.new_generation() as generation:
-            (generation / "whole").touch()
-            layer.switch(generation)
+template = Path(sys.argv[3])
+Layer._make_environment = lambda self, made: shutil.copytree(template, made, symlinks=True)
+chance = random.Random(6)
+
+def switch_until_killed():
+    with layer.locked():
+        while True:
+            with layer.new_generation() as generation:
+                (generation / "whole").touch()
+                layer.switch(generation)
+
+for _ in range(20):
+    before = layer.generation()
+    child = os.fork()
+    if child == 0:
+        switch_until_killed()
+    while layer.generation() == before:
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, 0.05))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    generation = layer.generation()
+    whole = layer.exists() and layer.site.is_dir() and (generation / "whole").exists()
+    print(json.dumps([generation.name, whole, len(list((layer.root / "generations").iterdir()))]))
 """
 
 
 @pytest.mark.slow
 def test_kills_leave_the_old_generation_or_the_new_one(layer: Layer) -> None:
-    """Twenty kills while generations are made and switched: ``current`` leads to a whole environment, every time."""
-    chance = random.Random(6)
-    make_generation(layer, "first")
-    (layer.current / "whole").touch()
-    seen = set()
-    for _ in range(20):
-        command = [sys.executable, "-c", _SWITCHER, json.dumps(asdict(layer.interpreter)), str(layer.root.parent)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(chance.uniform(0, 0.4))
-            process.kill()
-        generation = layer.generation()
-        assert generation is not None
-        assert (generation / "whole").exists()
-        assert layer.exists()
-        assert layer.site.is_dir()
-        seen.add(generation)
-    assert len(seen) > 3  # the kills came in the midst of it
+    """Twenty kills while generations are made, switched and collected: ``current`` leads to a whole environment, every time."""
+    first = make_generation(layer, "first")
+    template = layer.root.with_name("template")
+    shutil.copytree(first, template, symlinks=True)
+    command = [sys.executable, "-c", _KILLING, json.dumps(asdict(layer.interpreter)), str(layer.root.parent), str(template)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=100, check=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [whole for _, whole, _ in rows] == [True] * 20
+    assert len({name for name, _, _ in rows}) == 20
+    assert max(left for _, _, left in rows) > 2  # some died in the midst of it
     with layer.locked(wait=False):
         layer.collect()
     assert len(list((layer.root / "generations").iterdir())) <= 2
@@ -241,8 +252,13 @@ def test_kills_leave_the_old_generation_or_the_new_one(layer: Layer) -> None:
 
 def test_one_at_a_time(layer: Layer) -> None:
     """Who does not wait is told; the lock goes with the process that holds it, however that ends."""
-    code = _SWITCHER.partition("with layer.locked")[0].replace('print("ready", flush=True)', "")
-    code += "with layer.locked():\n    print('ready', flush=True)\n    sys.stdin.read()\n"
+    code = (
+        "import json, sys; from pathlib import Path\n"
+        "from drivefs_agent.packages.interpreter import Interpreter; from drivefs_agent.packages.layer import layer_for\n"
+        "with layer_for(Interpreter(**json.loads(sys.argv[1])), Path(sys.argv[2])).locked():\n"
+        "    print('ready', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
     command = [sys.executable, "-c", code, json.dumps(asdict(layer.interpreter)), str(layer.root.parent)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
