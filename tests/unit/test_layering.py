@@ -83,6 +83,7 @@ SOLE_IMPORTERS = {
     "uvicorn": ("drivefs/emulator/*.py", "agent/drivefs_agent/web.py"),
     "lark": ("drivefs/emulator/*.py",),
     "click": ("drivefs/cli.py", "drivefs/emulator/server.py", "drivefs/emulator/datafolder.py", "agent/drivefs_agent/cli*.py"),
+    "zstandard": ("agent/drivefs_agent/packages/pack.py", "agent/drivefs_agent/packages/untar.py"),
     "pynvml": ("agent/drivefs_agent/nvml.py",),
 }
 SOURCES = sorted([*ROOT.glob("drivefs/**/*.py"), *ROOT.glob("agent/drivefs_agent/**/*.py")])

@@ -108,31 +108,44 @@ def test_only_a_dead_mount_is_detached(tmp_path: Path, setting: str) -> None:
 # -- the agent's units ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["drivefs-agent.service", "drivefs-agent-guard.service"])
+PACKAGES = ("drivefs-agent-restore.service", "drivefs-agent-packages.service")
+AGENTS = ("drivefs-agent.service", "drivefs-agent-guard.service", *PACKAGES)
+
+
+@pytest.mark.parametrize("name", AGENTS)
 def test_systemd_accepts_the_agents_units(tmp_path: Path, name: str) -> None:
     """Nothing to say about either; only the program's place is adapted to this machine."""
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("systemd-analyze is not installed")
     text = (UNITS / name).read_text()
-    assert text.count("ExecStart=/usr/local/bin/drivefs-agent ") == 1
+    assert len(re.findall("^ExecStart=-?/usr/local/bin/drivefs-agent ", text, re.MULTILINE)) == 1
     (tmp_path / name).write_text(text.replace("/usr/local/bin/drivefs-agent", sys.executable))
     command = [analyze, "verify", "--man=no", f"./{name}"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert (run.returncode, run.stderr, run.stdout) == (0, "", "")
 
 
-@pytest.mark.parametrize("name", ["drivefs-agent.service", "drivefs-agent-guard.service"])
+@pytest.mark.parametrize("name", AGENTS)
 def test_the_agents_units_start_commands_that_exist(name: str) -> None:
     """The command of the unit is one of the agent's, and takes the options that the unit's example gives."""
     from click.testing import CliRunner
 
     from drivefs_agent.cli import main
 
-    command = read_unit(UNITS / name)["Service"]["ExecStart"].split()[1]
+    words = [word for word in read_unit(UNITS / name)["Service"]["ExecStart"].split()[1:] if not word.startswith("$")]
     (example,) = re.findall(r"^#   DRIVEFS_\w+_OPTIONS=(.*)$", (UNITS / name).read_text(), re.MULTILINE)
-    shown = CliRunner().invoke(main, [command, *example.split(), "--help"])
+    shown = CliRunner().invoke(main, [*words, *example.split(), "--help"])
+    command = " ".join(word for word in words if not word.startswith("-"))
     assert (shown.exit_code, shown.output.startswith(f"Usage: main {command}")) == (0, True)
+
+
+def test_packages_come_back_before_jupyter_and_never_keep_the_box_from_coming_up() -> None:
+    """The restore is over before Jupyter starts; its failure counts for nothing; saving ends before the network does."""
+    restore, saver = (read_unit(UNITS / name) for name in PACKAGES)
+    assert "jupyter.service" in restore["Unit"]["Before"].split()
+    assert (restore["Service"]["Type"], restore["Service"]["ExecStart"][0]) == ("oneshot", "-")
+    assert "network-online.target" in saver["Unit"]["After"].split()
 
 
 def test_the_page_is_sandboxed_and_closed_to_the_network() -> None:
