@@ -16,6 +16,7 @@ from pathlib import Path
 
 from drivefs_agent import text
 from drivefs_agent.packages import resolve
+from drivefs_agent.packages.activation import write_protected
 from drivefs_agent.packages.arrival import Destination, adopt_scripts, fetch
 from drivefs_agent.packages.candidate import Candidate, choose
 from drivefs_agent.packages.clone import clone
@@ -140,6 +141,7 @@ class Restorer:
             return decided, {}
         reasons = {one.part.name: one.reason for one in decided.anew}
         python = generation / "bin" / "python"
+        write_protected(self._layer)  # on a fresh box nothing was enabled yet
         done = resolve.resolve(python, [one.part for one in decided.anew], self._layer.root / "protected.txt")
         place = Place(generation / self._layer.interpreter.layer_site, generation / "bin", generation, str(self._layer.python))
         adopt_scripts(place.site, place.scripts, python, self._layer.python)
