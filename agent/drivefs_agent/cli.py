@@ -97,5 +97,5 @@ SESSION = (serve_command, url_command, guard_command, idle_command, hold_command
 PACKAGES = (enable_command, disable_command, status_command, doctor_command, packages_group)
 for command in (*SESSION, *PACKAGES):
     main.add_command(command)
-for command in CONVERTING:
+for command in (status_command, *CONVERTING):
     packages_group.add_command(command)

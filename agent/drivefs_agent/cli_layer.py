@@ -123,15 +123,14 @@ def _of_saving(layer: Layer) -> Iterator[Finding]:
 
 
 @click.command("status")
-@_PYTHON
+@choosing
 @click.option("--json", "as_json", is_flag=True)
-def status_command(python: str | None, as_json: bool) -> None:
+def status_command(choice: Choice, as_json: bool) -> None:
     """Say what the layer holds, what of it is not saved, and how the background saver is doing. Exit code 3: some is unsaved."""
-    from drivefs_agent.packages.layer import find
     from drivefs_agent.packages.overview import look
 
     with errors_as_sentences():
-        found = look(find(python))
+        found = look(choice.layer())
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(found.lines()))
     sys.exit(3 if found.unsaved else 0)
 

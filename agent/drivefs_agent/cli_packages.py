@@ -77,6 +77,14 @@ class Choice:
     embedded: bool
     trust: bool
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Choice:
+        """From a command's options. What is relative is so to this process's directory, which another one does not share."""
+        for name in ("credentials", "store"):
+            if (value := values[name]) and (name == "credentials" or value.startswith((".", "~"))):
+                values[name] = os.path.abspath(os.path.expanduser(value))
+        return cls(**values)
+
     def layer(self) -> Layer:
         from drivefs_agent.packages.layer import find
 
@@ -115,7 +123,7 @@ def choosing(command: Command) -> Command:
     @wraps(command)
     def choose(**values: Any) -> Any:
         names = ("python", "env", "store", "mount", "credentials", "api_root", "embedded", "trust")
-        chosen = Choice(**{name: values.pop(name) for name in names})
+        chosen = Choice.of({name: values.pop(name) for name in names})
         return command(choice=chosen, **values)
 
     options = (

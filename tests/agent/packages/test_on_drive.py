@@ -179,3 +179,16 @@ def test_a_daemon_that_is_killed_is_replaced(boxes: list[Box]) -> None:
     os.kill(client.status()["pid"], signal.SIGKILL)
     one.pip("install", "einops")
     assert "Saved 2 parts" in one.save()
+
+
+def test_the_account_of_a_key_file(boxes: list[Box], server: Server, home: Path) -> None:
+    """Named as everywhere, by a path that is relative to where the person stands."""
+    one, _ = boxes
+    key = home / "key.json"
+    key.write_bytes(server.call("POST", "/_emulator/service-accounts", {}))
+    key.chmod(0o600)
+    one.enable().pip("install", "hello")
+    account = {"DRIVEFS_ACCESS_TOKEN": "", "DRIVEFS_API_ROOT": "", "DRIVEFS_CREDENTIALS": os.path.relpath(key, "/")}
+    assert "Saved 1 part" in one.packages("save", "--api-root", server.url, more=account)
+    assert f"{STORE}/requirements.txt" in server.paths()
+    assert "key.json" in one.packages("save", "--credentials", "nowhere/key.json", code=3)
