@@ -8,6 +8,7 @@ some objects more, which the next save finds by their names and does not send ag
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tempfile
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from drivefs_agent.packages import pack, recovery_texts
+from drivefs_agent.packages.errors import StoreUnreachable
 from drivefs_agent.packages.folder import Entry
 from drivefs_agent.packages.history import Joined, Store, new_id
 from drivefs_agent.packages.layer import Layer
@@ -33,6 +35,7 @@ __all__ = ["Saved", "Saver", "Watcher"]
 
 _SMALL: Final = 3 << 20  # bytes, unpacked, below which a part shares an archive with others: creating a file on Drive takes long
 _PACK: Final = 64 << 20  # bytes, unpacked, in one such archive
+_COPY: Final = re.compile(r"(requirements|README) \(conflict [^()]*\)\.txt")  # as drivefs names what two have changed
 _YOUNG: Final = 12 * 3600  # seconds
 _AT_ONCE: Final = 3  # archives being made or sent
 
@@ -149,11 +152,11 @@ class Saver:
         sent = self._send(due, stored, usable)
         homes = {name: one for one, names, _ in sent for name in names}
         manifest = self._manifest(merged.parts, joined, known, homes, reason, more.apt if full else None)
-        self._write_texts(manifest)
+        unwritten = self._write_texts(manifest)
         self._store.write(manifest)
         self._remember(state, ours, manifest, full=full)
         lost = _lost(manifest, stored, homes)
-        return Saved(manifest, tuple(one for one, _, new in sent if new), merged.notes + lost)
+        return Saved(manifest, tuple(one for one, _, new in sent if new), merged.notes + lost + unwritten)
 
     # -- objects ---------------------------------------------------------------------------------------------------
 
@@ -224,17 +227,36 @@ class Saver:
             apt=apt,
         )
 
-    def _write_texts(self, manifest: Manifest) -> None:
-        """For people who have nothing but a browser. Before the manifest: what it does not name yet does no harm in a list."""
+    def _write_texts(self, manifest: Manifest) -> tuple[str, ...]:
+        """For people who have nothing but a browser. Before the manifest: what it does not name yet does no harm in a list.
+
+        Where another box writes its own at the same moment, that is as good: the next save writes what both have. Returns
+        sentences about what could not be written.
+        """
         folder = self._store.folder
-        present = {entry.name: entry for entry in folder.files()}
         texts = {
             "requirements.txt": recovery_texts.requirements(manifest),
             "README.txt": recovery_texts.readme(folder.address),
         }
+        notes: list[str] = []
+        present = self._tidied()
         for name, text in texts.items():
             if not self._reads(present.get(name), text.encode()):
-                folder.put(name, text.encode())
+                try:
+                    folder.put(name, text.encode())
+                except StoreUnreachable as error:
+                    notes.append(f"{name} was not written: {error}")
+        if notes:
+            self._tidied()
+        return tuple(notes)
+
+    def _tidied(self) -> dict[str, Entry]:
+        """Files beside the objects, without the copies that are left of two boxes' writing one text at once."""
+        entries = self._store.folder.files()
+        copies = [entry for entry in entries if _COPY.fullmatch(entry.name) and entry.owned]
+        for entry in copies:
+            self._store.folder.trash(entry)
+        return {entry.name: entry for entry in entries if entry not in copies}
 
     def _reads(self, entry: Entry | None, content: bytes) -> bool:
         if entry is None or entry.size != len(content):

@@ -192,3 +192,26 @@ def test_the_account_of_a_key_file(boxes: list[Box], server: Server, home: Path)
     assert "Saved 1 part" in one.packages("save", "--api-root", server.url, more=account)
     assert f"{STORE}/requirements.txt" in server.paths()
     assert "key.json" in one.packages("save", "--credentials", "nowhere/key.json", code=3)
+
+
+def test_two_boxes_of_one_account_save_at_once(boxes: list[Box], server: Server) -> None:
+    """Each through its own daemon: after one more save of either, one state has what both installed."""
+    one, two = boxes
+    one.enable().pip("install", "hello")
+    one.save()
+    two.restore()
+    for turn in range(2):
+        one.pip("install", *(["einops"] if not turn else ["--upgrade", "hello"]))
+        two.pip("install", *(["large"] if not turn else ["--force-reinstall", "large"]))
+        saves = [box.start("packages", "save") for box in boxes]
+        said = [save.communicate(timeout=60)[1] for save in saves]
+        assert [save.returncode for save in saves] == [0, 0], said
+    one.save()
+    rows = json.loads(two.packages("history", "--json"))
+    assert [row["parts"] for row in rows if row["head"]] == [3]
+    two.restore()
+    one.restore()
+    assert one.installed() == two.installed() == {"hello": "1.0", "einops": "0.8.1", "large": "1.0"}
+    beside = sorted(path.removeprefix(f"{STORE}/") for path in server.paths() if path.startswith(STORE) and path.endswith(".txt"))
+    assert beside == ["README.txt", "requirements.txt"]
+    assert server.content(server.paths()[f"{STORE}/requirements.txt"]["id"]).count(b"==") == 3
