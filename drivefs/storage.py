@@ -91,9 +91,9 @@ class Storage:
                 raise PathError(errno.ENOTDIR)
             if folder.inode == TOP_INODE:
                 raise PathError(errno.EPERM)
-        if folder.remote_id is None or not folder.remote_exists:
-            return []
-        items = await self._listing.items(folder.remote_id)
+            twins = await self._twins(_parts(path))
+        asked = {each.remote_id: None for each in (folder, *twins) if each.remote_id is not None and each.remote_exists}
+        items = [item for remote_id in asked for item in await self._listing.items(remote_id)]
         return [_stated(item) for item in sorted(items, key=lambda item: (item.created_ms, item.id))]
 
     async def stat(self, arguments: Mapping[str, Any], _progress: Progress) -> dict[str, Any] | None:
@@ -115,6 +115,16 @@ class Storage:
                 return None
             node = await self._child(node.inode, name)
         return node
+
+    async def _twins(self, parts: Sequence[str]) -> Sequence[Node]:
+        """All folders that Drive has under this path. Two machines that made one at the same moment have made two, and what is in
+        the younger one would be lost from sight under the name by which the tree tells them apart.
+        """
+        nodes = [self._tree.get(TOP_INODE)]
+        for name in parts:
+            children = [child for node in nodes for child in await self._fs.names.children(node.inode)]
+            nodes = [child for child in children if child.is_folder and name in (child.shown_name, child.remote_name)]
+        return nodes
 
     async def _child(self, folder: int, name: str) -> Node | None:
         """Where the tree knows none, Drive is asked once more: somebody may have made it a moment ago."""

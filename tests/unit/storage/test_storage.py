@@ -408,6 +408,21 @@ async def test_list_tells_what_drive_has_now(world: World, storage: Storage, fak
     assert len(await names(storage, "/My Drive//objects/")) == 5
 
 
+async def test_folders_that_two_machines_made_at_once_are_one(
+    world: World, storage: Storage, fake: FakeDrive, autojump_clock: MockClock
+) -> None:
+    """What is in any of them is listed, at each level; a folder that only looks like one by its number is another."""
+    first, second = fake.put_folder("env"), fake.put_folder("env")
+    fake.put_folder("env (7)")
+    inner = [fake.put_folder("objects", folder.id) for folder in (first, second)]
+    made = [fake.put_file(name, b"x", folder.id) for name, folder in zip("ab", inner, strict=True)]
+    assert [item["id"] for item in await storage.list({"path": "MyDrive/env/objects"}, nothing)] == [item.id for item in made]
+    assert await names(storage, "MyDrive/env") == ["objects", "objects"]
+    await put(storage, "MyDrive/env/objects/c", b"new")
+    assert await names(storage, "MyDrive/env/objects") == ["a", "b", "c"]
+    assert await names(storage, "MyDrive") == ["env", "env", "env (7)"]
+
+
 async def test_list_of_what_is_not_there(world: World, storage: Storage, fake: FakeDrive, autojump_clock: MockClock) -> None:
     """A missing folder, and one that exists here only, are empty; a file is no folder; a folder deleted elsewhere is empty."""
     await world.mkdir("local")
