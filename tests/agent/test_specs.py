@@ -156,14 +156,18 @@ def test_the_agent_needs_nothing_of_drivefs(tmp_path: Path, command: str, begins
 
 
 def test_nvml_has_one_door() -> None:
-    """pynvml is named in nvml.py only; outside the standard library there are click, and for the page starlette and uvicorn."""
+    """pynvml is named in nvml.py only; outside the standard library there are click, for the page starlette and uvicorn, and for
+    packages what reads tags, archives and, on the oldest Python, TOML.
+    """
     allowed = {*sys.stdlib_module_names, "click", "drivefs_agent"}
     server = {"access.py": {"starlette"}, "web.py": {"starlette", "uvicorn"}}
+    packages = {"packaging", "zstandard", "tomli"}
     for path in Path(drivefs_agent.__file__).parent.rglob("*.py"):
         tree = ast.parse(path.read_text())
         imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert {name.partition(".")[0] for name in imported} <= allowed | server.get(path.name, set()), path
+        more = packages if path.parent.name == "packages" else server.get(path.name, set())
+        assert {name.partition(".")[0] for name in imported} <= allowed | more, path
         named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
         assert "pynvml" not in named or path.name == "nvml.py"
 

@@ -74,6 +74,7 @@ class Restorer:
         began = time.monotonic()
         mode = Mode.EXACT if exact else Mode.MERGE if state is None else Mode.NAMED
         with self._layer.locked(wait=True):
+            self._layer.collect()
             situation = self._look(state, mode)
             decided = decide(
                 situation.candidate,

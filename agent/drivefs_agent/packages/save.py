@@ -230,8 +230,8 @@ class Saver:
     def _write_texts(self, manifest: Manifest) -> tuple[str, ...]:
         """For people who have nothing but a browser. Before the manifest: what it does not name yet does no harm in a list.
 
-        Where another box writes its own at the same moment, that is as good: the next save writes what both have. Returns
-        sentences about what could not be written.
+        Another box may write its own at the same moment, and then Drive keeps both: what came second is written again, and if
+        that fails, too, the next save writes what all have. Returns sentences about what could not be written.
         """
         folder = self._store.folder
         texts = {
@@ -239,16 +239,20 @@ class Saver:
             "README.txt": recovery_texts.readme(folder.address),
         }
         notes: list[str] = []
-        present = self._tidied()
         for name, text in texts.items():
-            if not self._reads(present.get(name), text.encode()):
+            try:
+                self._write_text(name, text.encode())
+            except StoreUnreachable:
                 try:
-                    folder.put(name, text.encode())
+                    self._write_text(name, text.encode())
                 except StoreUnreachable as error:
                     notes.append(f"{name} was not written: {error}")
-        if notes:
-            self._tidied()
+                    self._tidied()
         return tuple(notes)
+
+    def _write_text(self, name: str, content: bytes) -> None:
+        if not self._reads(self._tidied().get(name), content):
+            self._store.folder.put(name, content)
 
     def _tidied(self) -> dict[str, Entry]:
         """Files beside the objects, without the copies that are left of two boxes' writing one text at once."""

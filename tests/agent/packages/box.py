@@ -76,6 +76,17 @@ class Box:
     def pip(self, *words: str | Path, code: int | None = 0) -> str:
         return self.image.pip(*words, code=code, more={**self.more, "PIP_NO_COMPILE": "0"})
 
+    def install(self, *words: str | Path) -> None:
+        """What pip would install, by uv, which takes a twentieth of the time, for tests that are not about pip."""
+        self._uv("install", *words)
+
+    def uninstall(self, *names: str) -> None:
+        self._uv("uninstall", *names)
+
+    def _uv(self, command: str, *words: str | Path) -> None:
+        uv = Path(sys.executable).with_name("uv")
+        self.image.run(uv, "pip", command, "--quiet", "--python", self.current / "bin" / "python", *words, more=self.more)
+
     def evaluate(self, expression: str) -> str:
         return self.image.evaluate(expression, more=self.more)
 

@@ -124,15 +124,15 @@ def test_kills_during_restores(box: Box, tmp_path: Path) -> None:
     wheel(links, "alpha", "2.0", files={"alpha.py": "V = 2\n", "_alpha.so": compiled("b" * 3_000_000)})
     wheel(links, "beta", "1.0", console={"beta": "beta:version"})
     wheel(links, "mine", "1.0")
-    box.pip("install", "alpha==1.0")
+    box.install("alpha==1.0")
     box.save()
     for number in range(8):
         put_in(layer, number)
-    box.pip("install", "beta")
-    box.pip("install", "--upgrade", "alpha==2.0")
+    box.install("beta")
+    box.install("--upgrade", "alpha==2.0")
     box.save()
     newest, first = (row["id"][-12:] for row in json.loads(box.packages("history", "--json")))
-    box.pip("install", "mine")
+    box.install("mine")
     states = {newest: {"alpha": "2.0", "beta": "1.0", **{f"part{number}": "1.0" for number in range(8)}}, first: {"alpha": "1.0"}}
     seconds = kills.timed("restore", "--no-watch", "--no-compile", first)
     here = first

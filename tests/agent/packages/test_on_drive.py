@@ -72,7 +72,7 @@ def writes(server: Server, before: Counter[str]) -> Counter[str]:
 def test_through_drive_to_another_box(boxes: list[Box], server: Server) -> None:
     """No mount, no FUSE: what one box saved, the next one has."""
     one, two = boxes
-    one.enable().pip("install", "hello", "large")
+    one.enable().install("hello", "large")
     assert "Saved 2 parts" in one.save()
     stored = server.paths()
     names = {path.removeprefix(f"{STORE}/").partition("/")[0] for path in stored if path.startswith(f"{STORE}/")}
@@ -85,12 +85,12 @@ def test_through_drive_to_another_box(boxes: list[Box], server: Server) -> None:
 def test_how_many_calls_it_takes(boxes: list[Box], server: Server) -> None:
     """Nothing new: no call that writes. One more small package: two items are created, and a list is brought up to date."""
     one, _ = boxes
-    one.enable().pip("install", "hello", "large")
+    one.enable().install("hello", "large")
     one.save()
     before = server.requests()
     assert one.save() == "Nothing has changed since the last save.\n"
     assert writes(server, before) == Counter()
-    one.pip("install", "einops")
+    one.install("einops")
     before = server.requests()
     one.save()
     made = writes(server, before)
@@ -101,9 +101,9 @@ def test_how_many_calls_it_takes(boxes: list[Box], server: Server) -> None:
 def test_a_full_drive_leaves_the_former_state(boxes: list[Box], server: Server) -> None:
     """The save says so with exit code 3, and no state names what is not there; with room again it goes through."""
     one, two = boxes
-    one.enable().pip("install", "hello")
+    one.enable().install("hello")
     one.save()
-    one.pip("install", "large")
+    one.install("large")
     server.ask("POST", "/_emulator/faults", {"name": "large*", "reason": "storageQuotaExceeded"})
     said = one.packages("save", code=3)
     assert "storage" in said.lower() or "full" in said.lower(), said
@@ -118,7 +118,7 @@ def test_a_full_drive_leaves_the_former_state(boxes: list[Box], server: Server) 
 def test_a_strangers_package_is_refused(boxes: list[Box], server: Server) -> None:
     """Somebody with whom the folder is shared puts an archive into it: it would run as us."""
     one, two = boxes
-    one.enable().pip("install", "hello")
+    one.enable().install("hello")
     one.save()
     server.ask("POST", "/_emulator/users", {"email": "bob@example.com", "name": "Bob"})
     folder = server.paths()[f"{STORE}/objects"]["id"]
@@ -128,7 +128,8 @@ def test_a_strangers_package_is_refused(boxes: list[Box], server: Server) -> Non
     server.ask("POST", "/_emulator/as/bob@example.com/drive/v3/files", body)
     for command in (one, "save"), (two, "restore"):
         box, word = command
-        box.pip("install", "einops", code=None)
+        if box.layers.exists():
+            box.install("einops")
         said = box.packages(word, code=1)
         assert "evil-1.0" in said
         assert "--trust" in said
@@ -141,7 +142,7 @@ def test_a_mount_takes_the_daemon_over_and_packages_go_on(boxes: list[Box], serv
     if reason := why_no_mounts():
         pytest.skip(reason)
     one, _ = boxes
-    one.enable().pip("install", "hello")
+    one.enable().install("hello")
     one.save()
     point = home / "mnt"
     command = [sys.executable, "-m", "drivefs", "mount", str(point)]
@@ -149,7 +150,7 @@ def test_a_mount_takes_the_daemon_over_and_packages_go_on(boxes: list[Box], serv
     assert (done.returncode, done.stdout) == (0, f"Mounted at {point}\n"), done
     try:
         assert (point / "MyDrive" / STORE / "README.txt").exists()
-        one.pip("install", "einops")
+        one.install("einops")
         assert "Saved 2 parts" in one.save()
         # By the path in the mount, and without an account: the mount is found by itself.
         bare = {**one.more, "DRIVEFS_ACCESS_TOKEN": "", "DRIVEFS_API_ROOT": ""}
@@ -173,11 +174,11 @@ def test_without_an_account_or_a_mount_it_says_what_to_do(boxes: list[Box]) -> N
 def test_a_daemon_that_is_killed_is_replaced(boxes: list[Box]) -> None:
     """kill -9 between two saves: the next command starts another."""
     one, _ = boxes
-    one.enable().pip("install", "hello")
+    one.enable().install("hello")
     one.save()
     (client,) = running(runtime=one.more["DRIVEFS_RUNTIME_DIR"])
     os.kill(client.status()["pid"], signal.SIGKILL)
-    one.pip("install", "einops")
+    one.install("einops")
     assert "Saved 2 parts" in one.save()
 
 
@@ -187,7 +188,7 @@ def test_the_account_of_a_key_file(boxes: list[Box], server: Server, home: Path)
     key = home / "key.json"
     key.write_bytes(server.call("POST", "/_emulator/service-accounts", {}))
     key.chmod(0o600)
-    one.enable().pip("install", "hello")
+    one.enable().install("hello")
     account = {"DRIVEFS_ACCESS_TOKEN": "", "DRIVEFS_API_ROOT": "", "DRIVEFS_CREDENTIALS": os.path.relpath(key, "/")}
     assert "Saved 1 part" in one.packages("save", "--api-root", server.url, more=account)
     assert f"{STORE}/requirements.txt" in server.paths()
@@ -197,12 +198,12 @@ def test_the_account_of_a_key_file(boxes: list[Box], server: Server, home: Path)
 def test_two_boxes_of_one_account_save_at_once(boxes: list[Box], server: Server) -> None:
     """Each through its own daemon: after one more save of either, one state has what both installed."""
     one, two = boxes
-    one.enable().pip("install", "hello")
+    one.enable().install("hello")
     one.save()
     two.restore()
     for turn in range(2):
-        one.pip("install", *(["einops"] if not turn else ["--upgrade", "hello"]))
-        two.pip("install", *(["large"] if not turn else ["--force-reinstall", "large"]))
+        one.install(*(["einops"] if not turn else ["--upgrade", "hello"]))
+        two.install(*(["large"] if not turn else ["--force-reinstall", "large"]))
         saves = [box.start("packages", "save") for box in boxes]
         said = [save.communicate(timeout=60)[1] for save in saves]
         assert [save.returncode for save in saves] == [0, 0], said

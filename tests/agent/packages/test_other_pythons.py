@@ -14,7 +14,7 @@ from tests.agent.packages.wheels import compiled, wheel
 
 pytestmark = [pytest.mark.slow]
 
-MINORS = [minor for minor in ("3.10", "3.11", "3.12", "3.13") if minor != THIS]
+MINORS = [minor for minor in ("3.12", "3.13", "3.11") if minor != THIS][:2]
 
 
 def tag(minor: str) -> str:
@@ -30,7 +30,7 @@ def saved(image: Image, tmp_path: Path) -> Path:
     wheel(links, "fast", "1.0", files={"fast.py": f"FOR = {THIS!r}\n", "_fast.so": compiled()}, tag=f"{mine}-{mine}-linux_x86_64")
     wheel(links, "rare", "1.0", files={"rare.py": "", "_rare.so": compiled()}, tag=f"{mine}-{mine}-linux_x86_64")
     box = Box(image, tmp_path / "box", tmp_path / "store").enable()
-    box.pip("install", "pure", "stable", "fast", "rare")
+    box.install("pure", "stable", "fast", "rare")
     box.save()
     return tmp_path / "store"
 
@@ -51,7 +51,7 @@ def test_another_minor_version(saved: Path, images: Images, tmp_path: Path, mino
     assert box.installed() == {"pure": "1.0", "stable": "1.0", "fast": "1.0"}
     assert box.evaluate("__import__('fast').FOR") == minor
     assert record_problems(box.site) == []
-    assert (box.current / "bin" / "pure").read_text().startswith(f"#!{box.current}/bin/python")
+    assert f"{box.current}/bin/python" in (box.current / "bin" / "pure").read_text()[:300]
     again = box.restore()
     assert (again["restored"], again["anew"]) == ([], [])
     # Its own history begins with all it holds; what both Pythons have is stored once.
@@ -69,7 +69,7 @@ def test_another_torch_in_the_image(saved: Path, images: Images, tmp_path: Path)
     flash: dict[str, str | bytes] = {"flash_attn.py": "V = 1\n", "_flash.so": compiled()}
     wheel(first.links, "flash-attn", "2.0", files=flash, requires=["torch"], tag=f"{mine}-{mine}-linux_x86_64")
     box = Box(first, tmp_path / "first" / "box", tmp_path / "store2").enable()
-    box.pip("install", "flash-attn", "pure")
+    box.pip("install", "flash-attn", "pure")  # unlike uv, it knows the image's torch
     box.save()
     assert box.installed() == {"flash_attn": "2.0", "pure": "1.0"}
     second = images.make(tmp_path / "second")

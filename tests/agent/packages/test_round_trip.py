@@ -81,7 +81,7 @@ def test_the_next_box_has_what_this_one_installed(box: Box, images: Images, tmp_
 
 def test_nothing_new_writes_nothing(box: Box, store: Path) -> None:
     """A save that finds what it saved leaves every file of the store alone."""
-    box.pip("install", "needy")
+    box.install("needy")
     box.save()
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
     assert box.save() == "Nothing has changed since the last save.\n"
@@ -90,10 +90,10 @@ def test_nothing_new_writes_nothing(box: Box, store: Path) -> None:
 
 def test_one_more_small_package_is_one_archive_and_one_state(box: Box, store: Path) -> None:
     """What is stored already is not touched."""
-    box.pip("install", "needy", "fast")
+    box.install("needy", "fast")
     box.save()
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
-    box.pip("install", "tiny")
+    box.install("tiny")
     box.save()
     new = {path.relative_to(store).parts[0] for path in store.rglob("*") if path.is_file() and path not in before}
     added = [path for path in store.rglob("*") if path.is_file() and path not in before]
@@ -105,12 +105,12 @@ def test_one_more_small_package_is_one_archive_and_one_state(box: Box, store: Pa
 
 def test_upgrades_and_removals_travel_too(box: Box, images: Images, tmp_path: Path, store: Path) -> None:
     """A box that restored before gets what changed, and loses what was uninstalled."""
-    box.pip("install", "needy", "tiny", "hello==1.0")
+    box.install("needy", "tiny", "hello==1.0")
     box.save()
     fresh = another(images, tmp_path, store)
     fresh.restore()
-    box.pip("install", "--upgrade", "hello==2.0")
-    box.pip("uninstall", "--yes", "tiny")
+    box.install("--upgrade", "hello==2.0")
+    box.uninstall("tiny")
     box.save()
     fresh.restore()
     assert fresh.installed() == {"needy": "0.3", "hello": "2.0"}
@@ -119,10 +119,10 @@ def test_upgrades_and_removals_travel_too(box: Box, images: Images, tmp_path: Pa
 
 def test_what_is_not_saved_survives_a_restore(box: Box, images: Images, tmp_path: Path, store: Path) -> None:
     """The store does not know it, so it is kept; and saved next time, beside what the other box has."""
-    box.pip("install", "hello==1.0")
+    box.install("hello==1.0")
     box.save()
     fresh = another(images, tmp_path, store).enable()
-    fresh.pip("install", "tiny")
+    fresh.install("tiny")
     report = fresh.restore()
     assert [item["name"] for item in report["kept"]] == ["tiny"]
     assert fresh.installed() == {"hello": "1.0", "tiny": "0.1"}
@@ -133,13 +133,13 @@ def test_what_is_not_saved_survives_a_restore(box: Box, images: Images, tmp_path
 
 def test_two_boxes_that_save_at_once_are_merged(box: Box, images: Images, tmp_path: Path, store: Path) -> None:
     """Both began from one state; each added one package and one upgraded: the next restore has everything, of both."""
-    box.pip("install", "hello==1.0")
+    box.install("hello==1.0")
     box.save()
     fresh = another(images, tmp_path, store)
     fresh.restore()
-    box.pip("install", "tiny")
-    fresh.pip("install", "fast")
-    fresh.pip("install", "--upgrade", "hello==2.0")
+    box.install("tiny")
+    fresh.install("fast")
+    fresh.install("--upgrade", "hello==2.0")
     saves = [one.start("packages", "save") for one in (box, fresh)]
     assert [(save.communicate(timeout=60)[1], save.returncode) for save in saves] == [("", 0), ("", 0)]
     third = another(images, tmp_path, store, "third")
@@ -152,10 +152,10 @@ def test_two_boxes_that_save_at_once_are_merged(box: Box, images: Images, tmp_pa
 
 def test_history_diff_and_rollback(box: Box, store: Path) -> None:
     """Each save is a state; going back is one more, and loses none."""
-    box.pip("install", "hello==1.0")
+    box.install("hello==1.0")
     box.save()
-    box.pip("install", "--upgrade", "hello==2.0")
-    box.pip("install", "tiny")
+    box.install("--upgrade", "hello==2.0")
+    box.install("tiny")
     box.save()
     newest, first = json.loads(box.packages("history", "--json"))
     assert newest["changes"] == ["~hello 1.0 -> 2.0", "+tiny 0.1"]
@@ -175,10 +175,10 @@ def test_an_archive_that_was_changed_is_refused_and_nothing_happens(
     box: Box, images: Images, tmp_path: Path, store: Path
 ) -> None:
     """One bit anywhere: the restore fails with a sentence, and the layer is what it was."""
-    box.pip("install", "fast", "hello==1.0")
+    box.install("fast", "hello==1.0")
     box.save()
     fresh = another(images, tmp_path, store).enable()
-    fresh.pip("install", "tiny")
+    fresh.install("tiny")
     for archive in (store / "objects").iterdir():
         whole = archive.read_bytes()
         for position in (0, len(whole) // 2, len(whole) - 1):
@@ -196,7 +196,7 @@ def test_an_archive_that_was_changed_is_refused_and_nothing_happens(
 
 def test_a_missing_archive_is_said(box: Box, images: Images, tmp_path: Path, store: Path) -> None:
     """Somebody deleted it: what it held is installed anew from the index, and the report says so."""
-    box.pip("install", "hello==1.0")
+    box.install("hello==1.0")
     box.save()
     for archive in (store / "objects").iterdir():
         archive.unlink()
@@ -230,7 +230,7 @@ def test_editable_installs_are_named_and_left_behind(box: Box, images: Images, t
 
 def test_files_that_no_distribution_owns_come_along(box: Box, images: Images, tmp_path: Path, store: Path) -> None:
     """Data that a program put into site-packages, a .pth file made by hand."""
-    box.pip("install", "tiny")
+    box.install("tiny")
     (box.site / "corpus").mkdir()
     (box.site / "corpus" / "words.txt").write_text("word")
     box.save()
@@ -242,7 +242,7 @@ def test_files_that_no_distribution_owns_come_along(box: Box, images: Images, tm
 
 def test_by_hand(box: Box, tmp_path: Path, store: Path) -> None:
     """As README.txt in the store says: tar and pip alone bring everything back."""
-    box.pip("install", "hello==1.0")
+    box.install("hello==1.0")
     box.save()
     (archive,) = (store / "objects").iterdir()
     listing = subprocess.run(["tar", "--zstd", "-tf", archive], capture_output=True, text=True, check=False)
@@ -267,9 +267,9 @@ def test_by_hand(box: Box, tmp_path: Path, store: Path) -> None:
 
 def test_a_sweep_keeps_what_is_needed(box: Box, images: Images, tmp_path: Path, store: Path) -> None:
     """After it, the newest state is restored whole."""
-    box.pip("install", "hello==1.0")
+    box.install("hello==1.0")
     box.save()
-    box.pip("install", "--upgrade", "hello==2.0")
+    box.install("--upgrade", "hello==2.0")
     box.save()
     box.packages("gc")
     fresh = another(images, tmp_path, store)
@@ -279,7 +279,7 @@ def test_a_sweep_keeps_what_is_needed(box: Box, images: Images, tmp_path: Path, 
 
 def test_a_store_that_others_can_write_is_refused(box: Box, store: Path) -> None:
     """Whoever puts a package there runs code here."""
-    box.pip("install", "tiny")
+    box.install("tiny")
     box.save()
     store.chmod(0o777)
     for command in ("save", "restore"):
@@ -302,15 +302,15 @@ def test_the_last_package_can_be_removed(box: Box, images: Images, tmp_path: Pat
 
 def test_removed_here_and_brought_back_by_name(box: Box) -> None:
     """A removal that is not saved yet stands, and is said; naming the state undoes it."""
-    box.pip("install", "hello", "tiny")
+    box.install("hello", "tiny")
     box.save()
-    box.pip("uninstall", "--yes", "hello")
+    box.uninstall("hello")
     report = box.restore()
     assert (box.installed(), "hello" in report["notes"][-1]) == ({"tiny": "0.1"}, True)
     (state,) = json.loads(box.packages("history", "--json"))
     box.restore(state["id"][-12:])
     assert box.installed() == {"hello": "2.0", "tiny": "0.1"}
-    box.pip("uninstall", "--yes", "hello")
+    box.uninstall("hello")
     box.restore()
     assert "-hello 2.0" in box.save() or box.installed() == {"tiny": "0.1"}
     assert json.loads(box.packages("history", "--json"))[0]["changes"] == ["-hello 2.0"]
@@ -327,7 +327,7 @@ def test_declared_directories_come_back_where_they_are_missing(box: Box, images:
     (models.parent / "settings.json").write_text("mine")
     store.mkdir()
     (store / "drivefs-agent.toml").write_text('[persist]\ndirectories = ["~/data"]\n')
-    box.pip("install", "tiny")
+    box.install("tiny")
     box.save()
     assert box.save() == "Nothing has changed since the last save.\n"
     fresh = another(images, tmp_path, store)
