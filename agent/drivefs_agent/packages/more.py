@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from drivefs_agent.packages.layer import Layer, layers_folder
 from drivefs_agent.packages.scan import Found, scan_directory
 from drivefs_agent.state import state_folder
 
-__all__ = ["More", "declared", "more_of"]
+__all__ = ["More", "declared", "more_of", "on_apt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,17 @@ def _look(store: Store, layer: Layer) -> More:
 def declared(store: Store, layer: Layer) -> dict[str, Path]:
     """Where the declared directories lie on this box, by name."""
     return {place.name: place.path for place in extras.places(_read(store), _own(store, layer))}
+
+
+def on_apt(saved: Collection[str]) -> tuple[str, ...]:
+    """A sentence about the system's packages that the state knows of and this box has not: to bring them is for root to decide."""
+    try:
+        missing = sorted({*saved} - {*extras.apt_packages()}) if saved else []
+    except Misdeclared as error:
+        return (str(error),)
+    if not missing:
+        return ()
+    return (f"Packages of the system that were installed by hand there and not here: apt-get install {' '.join(missing)}",)
 
 
 def _read(store: Store) -> extras.Extras:

@@ -29,6 +29,7 @@ from drivefs_agent.packages.history import Store
 from drivefs_agent.packages.landing import layer_schemes
 from drivefs_agent.packages.layer import Layer
 from drivefs_agent.packages.model import Kind, Object, Part, Target
+from drivefs_agent.packages.more import on_apt
 from drivefs_agent.packages.report import Item, Report
 from drivefs_agent.packages.save import Watcher
 from drivefs_agent.packages.scan import Place, Scan, scan
@@ -197,6 +198,6 @@ class Restorer:
             anew=tuple(Item.of(one.part, one.reason) for one in decided.anew),
             left_out=tuple(Item.of(one.part, one.reason) for one in decided.left_out),
             kept=tuple(Item.of(part) for part in decided.kept.values()),
-            notes=(*decided.notes, *notes, *unmet(self._layer.python)),
+            notes=(*decided.notes, *notes, *unmet(self._layer.python), *on_apt(candidate.apt)),
             seconds=seconds,
         )

@@ -325,8 +325,12 @@ def test_declared_directories_come_back_where_they_are_missing(box: Box, images:
     (models / "run.sh").chmod(0o750)
     (models / "latest").symlink_to("blobs/1")
     (models.parent / "settings.json").write_text("mine")
+    keys = box.image.home / ".ssh"
+    keys.mkdir(mode=0o700)
+    (keys / "id_ed25519").write_text("secret")
+    (keys / "id_ed25519").chmod(0o600)
     store.mkdir()
-    (store / "drivefs-agent.toml").write_text('[persist]\ndirectories = ["~/data"]\n')
+    (store / "drivefs-agent.toml").write_text('[persist]\ndirectories = ["~/data"]\nssh = true\n')
     box.install("tiny")
     box.save()
     assert box.save() == "Nothing has changed since the last save.\n"
@@ -338,6 +342,8 @@ def test_declared_directories_come_back_where_they_are_missing(box: Box, images:
     assert ((back / "latest").read_text(), (back / "run.sh").stat().st_mode & 0o777) == ("weights", 0o750)
     assert ((back.parent / "settings.json").read_text(), "settings.json" in report["notes"][0]) == ("theirs", True)
     assert sorted(path.name for path in back.parent.iterdir()) == ["models", "settings.json"]
+    modes = [path.stat().st_mode & 0o777 for path in (fresh.image.home / ".ssh", fresh.image.home / ".ssh" / "id_ed25519")]
+    assert modes == [0o700, 0o600]
     shutil.rmtree(models.parent)  # its disk is not mounted, say
     assert box.save() == "Nothing has changed since the last save.\n"
 
@@ -363,3 +369,23 @@ def test_pip_at_work_during_a_restore_wins(box: Box, images: Images, tmp_path: P
     assert fresh.installed() == {"tiny": "0.1"}
     restorer.restore()
     assert fresh.installed() == {"tiny": "0.1", "hello": "2.0"}
+
+
+def test_what_apt_had_installed_is_said(box: Box, images: Images, tmp_path: Path, store: Path) -> None:
+    """As a list in requirements.txt, and by a restore on a box that lacks some; installing is left to a person."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "apt-mark").write_text("#!/bin/sh\necho ffmpeg; echo htop\n")
+    (programs / "apt-mark").chmod(0o755)
+    store.mkdir()
+    (store / "drivefs-agent.toml").write_text("[persist]\napt = true\n")
+    box.install("tiny")
+    box.more["PATH"] = f"{programs}:{box.image.environment()['PATH']}"
+    box.save()
+    assert "# ffmpeg\n# htop\n" in (store / "requirements.txt").read_text()
+    fresh = another(images, tmp_path, store)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "apt-mark").write_text("#!/bin/sh\necho htop\n")
+    (tmp_path / "other" / "apt-mark").chmod(0o755)
+    fresh.more["PATH"] = f"{tmp_path / 'other'}:{fresh.image.environment()['PATH']}"
+    assert fresh.restore()["notes"][-1].endswith(": apt-get install ffmpeg")
