@@ -60,7 +60,7 @@ def declared(store: Store, layer: Layer) -> dict[str, Path]:
 
 
 def on_apt(saved: Collection[str]) -> tuple[str, ...]:
-    """A sentence about the system's packages that the state knows of and this box has not: to bring them is for root to decide."""
+    """A sentence about the system's packages that the state has and this box has not. To install them is for root to decide."""
     try:
         missing = sorted({*saved} - {*extras.apt_packages()}) if saved else []
     except Misdeclared as error:
