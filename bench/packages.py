@@ -198,7 +198,7 @@ def measure_others(home: Path, images: Images, packages: tuple[str, ...], patien
             cache = ["--cache-dir", str(home / "uv-cache"), "--offline", "--python", str(target / "bin" / "python")]
             command = [uv, "pip", "install", "-q", *cache, *local, *packages]
         environment = image.environment(box.more)
-        Meter().run(name, lambda command=command, environment=environment: subprocess.run(command, env=environment, check=True))  # type: ignore[misc]
+        Meter().run(name, partial(subprocess.run, command, env=environment, check=True))
         shutil.rmtree(target)
     for client in (Drivefs, Rclone):
         if not only or client.name in only:

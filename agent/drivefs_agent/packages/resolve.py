@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +172,7 @@ def _halves(parts: Sequence[Part]) -> tuple[Sequence[Part], Sequence[Part]]:
     return parts[:middle], parts[middle:]
 
 
-class _Installer:
+class _Installer(ABC):
     """A program that installs requirements, all or none."""
 
     name = ""
@@ -186,8 +187,9 @@ class _Installer:
         listed.write_text("".join(f"{each}\n" for each in requirements), encoding="utf-8")
         return self._run(self._command(listed), seconds)
 
+    @abstractmethod
     def _command(self, listed: Path) -> list[str]:
-        raise NotImplementedError
+        """What installs the requirements that are listed in a file."""
 
     def _run(self, command: Sequence[str], seconds: float) -> str | None:
         # In a folder of our own, as uv takes settings from the one it runs in; and as a session, to end its builds with it.

@@ -151,7 +151,7 @@ class Saver:
         due = [here[name] for name, part in merged.parts.items() if _is_due(part, here.get(name), usable)]
         sent = self._send(due, stored, usable)
         homes = {name: one for one, names, _ in sent for name in names}
-        manifest = self._manifest(merged.parts, joined, known, homes, reason, more.apt if full else None)
+        manifest = self._manifest(merged.parts, joined, known, homes, reason, more.apt if full and not more.blind else None)
         unwritten = self._write_texts(manifest)
         self._store.write(manifest)
         self._remember(state, ours, manifest, full=full)
