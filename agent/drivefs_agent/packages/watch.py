@@ -35,7 +35,8 @@ _REST: Final = 10.0
 _DAY: Final = 86400.0
 _FIRST_RETRY: Final = 15.0
 _LAST_RETRY: Final = 900.0
-_INSTALLER: Final = re.compile(rb"(?:^|/)(?:pip[0-9.]*|uv|__pip-runner__\.py|pip/__main__\.py)$")
+_PIP: Final = re.compile(rb"(?:^|/)(?:pip[0-9.]*|__pip-runner__\.py|pip/__main__\.py)$")
+_UV: Final = re.compile(rb"(?:^|/)uv$")
 
 
 class AlreadyWatched(PackagesError):
@@ -149,14 +150,15 @@ def read_report(layer: Layer) -> Told | None:
 
 
 def installers(root: Path = Path("/")) -> Iterator[int]:
-    """Processes that may be installing: pip and uv, by whatever name they were started."""
+    """Processes that may be installing: pip, and uv as pip. ``uv run train.py`` lives as long as the training, and is none."""
     for folder in (root / "proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")[:6]
         except OSError:  # it ended, or is hidden from us
             continue
         module = [b"-m", b"pip"] in (words[index : index + 2] for index in range(len(words)))
-        if module or any(_INSTALLER.search(word) for word in words[:3]):
+        uv = b"pip" in words[1:] and _UV.search(words[0]) is not None
+        if module or uv or any(_PIP.search(word) for word in words[:3]):
             yield int(folder.name)
 
 

@@ -139,6 +139,8 @@ def test_there_is_one_watcher_only(layer: Layer) -> None:
         (["python", "-m", "pip", "install"], True),
         (["python", "/lib/pip/__pip-runner__.py", "install"], True),
         (["/root/.local/bin/uv", "pip", "install"], True),
+        (["uv", "--quiet", "pip", "sync", "x.txt"], True),
+        (["uv", "run", "train.py"], False),
         (["python", "train.py", "--pipeline"], False),
         (["vim", "pip.conf"], False),
         (["uvicorn", "app"], False),
