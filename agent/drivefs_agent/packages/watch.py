@@ -34,7 +34,7 @@ _POLL: Final = 2.0
 _REST: Final = 10.0
 _DAY: Final = 86400.0
 _FIRST_RETRY: Final = 15.0
-_LAST_RETRY: Final = 900.0
+_LAST_RETRY: Final = 300.0
 _PIP: Final = re.compile(rb"(?:^|/)(?:pip[0-9.]*|__pip-runner__\.py|pip/__main__\.py)$")
 _UV: Final = re.compile(rb"(?:^|/)uv$")
 
