@@ -44,9 +44,21 @@ def sweep(store: Store, *, keep: int = _KEPT_STATES, dry_run: bool = False) -> S
     named = _named(store, graphs, gone)
     loose = [entry for entry in objects.values() if entry.name not in named and now - entry.created > _GRACE_SECONDS]
     if not dry_run:
-        for entry in [commit.entry for commits in old.values() for commit in commits] + loose:
+        for commit in (commit for commits in old.values() for commit in commits):
+            store.folder.trash(commit.entry)
+        loose = _still_loose(store, loose)
+        for entry in loose:
             store.folder.trash(entry)
     return Swept(tuple(sorted(gone)), tuple(sorted(entry.name for entry in loose)), sum(entry.size for entry in loose))
+
+
+def _still_loose(store: Store, loose: list[Entry]) -> list[Entry]:
+    """Looked at once more, at the last moment: a save that found one of them by its name may have named it meanwhile."""
+    if not loose:
+        return []
+    graphs = {name: graph for env in store.envs() for name, graph in store.of(env).graphs().items()}
+    named = _named(store, graphs, set())
+    return [entry for entry in loose if entry.name not in named]
 
 
 def _manifests(graphs: Mapping[tuple[str, str], Graph]) -> list[Entry]:

@@ -36,7 +36,6 @@ __all__ = ["Saved", "Saver", "Watcher"]
 _SMALL: Final = 3 << 20  # bytes, unpacked, below which a part shares an archive with others: creating a file on Drive takes long
 _PACK: Final = 64 << 20  # bytes, unpacked, in one such archive
 _COPY: Final = re.compile(r"(requirements|README) \(conflict [^()]*\)\.txt")  # as drivefs names what two have changed
-_YOUNG: Final = 12 * 3600  # seconds
 _AT_ONCE: Final = 3  # archives being made or sent
 
 
@@ -146,10 +145,9 @@ class Saver:
         if joined is not None:
             merged = Merged(merged.parts, joined.merged.notes + merged.notes)
         stored = self._store.objects()
-        usable = _usable(stored, known, self._clock())
         here = {found.part.name: found for found in (*scanned.found, *more.found)}
-        due = [here[name] for name, part in merged.parts.items() if _is_due(part, here.get(name), usable)]
-        sent = self._send(due, stored, usable)
+        due = [here[name] for name, part in merged.parts.items() if _is_due(part, here.get(name), stored)]
+        sent = self._send(due, stored)
         homes = {name: one for one, names, _ in sent for name in names}
         manifest = self._manifest(merged.parts, joined, known, homes, reason, more.apt if full and not more.blind else None)
         unwritten = self._write_texts(manifest)
@@ -160,30 +158,24 @@ class Saver:
 
     # -- objects ---------------------------------------------------------------------------------------------------
 
-    def _send(
-        self, due: Sequence[Found], stored: Mapping[str, Entry], usable: Mapping[str, Entry]
-    ) -> list[tuple[Object, list[str], bool]]:
+    def _send(self, due: Sequence[Found], stored: Mapping[str, Entry]) -> list[tuple[Object, list[str], bool]]:
         """Each object with the names of its parts, and whether it had to be sent."""
         if not due:
             return []
         self._watcher.begin(sum(found.part.size for found in due))
         with self._workshop() as folder, ThreadPoolExecutor(_AT_ONCE) as pool:
             numbers = count()
-            tasks = [pool.submit(self._send_one, group, folder / str(next(numbers)), stored, usable) for group in _groups(due)]
+            tasks = [pool.submit(self._send_one, group, folder / str(next(numbers)), stored) for group in _groups(due)]
             try:
                 return [task.result() for task in tasks]
             finally:
                 for task in tasks:
                     task.cancel()
 
-    def _send_one(
-        self, group: Sequence[Found], file: Path, stored: Mapping[str, Entry], usable: Mapping[str, Entry]
-    ) -> tuple[Object, list[str], bool]:
+    def _send_one(self, group: Sequence[Found], file: Path, stored: Mapping[str, Entry]) -> tuple[Object, list[str], bool]:
         made = pack.write(group, self._layer.place.python, file)
-        new = not _holds(usable.get(made.name), made, file)
-        if new:
-            if (left := stored.get(made.name)) is not None:
-                self._store.folder.trash(left)  # damaged, or so old that a sweep may be about to take it
+        new = not _holds(stored.get(made.name), made, file)
+        if new:  # in the place of a damaged one, if need be: an older state may name it, so there is no moment without
             self._store.folder.put(f"objects/{made.name}", file)
         file.unlink()
         self._watcher.advance(sum(found.part.size for found in group))
@@ -298,12 +290,6 @@ def _located(part: Part, others: Iterable[Part | None], known: Mapping[str, Obje
 def _is_due(part: Part, here: Found | None, stored: Mapping[str, Entry]) -> bool:
     """It is to be packed: the store has not got it, and we have."""
     return here is not None and same(here.part, part) and not part.editable and part.object not in stored
-
-
-def _usable(stored: Mapping[str, Entry], known: Mapping[str, Object], now: float) -> dict[str, Entry]:
-    """Objects that may be named anew. One that nobody names may be swept after a day (``gc``), so only a young one may."""
-    newest = max((entry.created for entry in stored.values()), default=0.0)
-    return {name: entry for name, entry in stored.items() if name in known or max(newest, now) - entry.created < _YOUNG}
 
 
 def _lost(manifest: Manifest, stored: Mapping[str, Entry], homes: Mapping[str, Object]) -> tuple[str, ...]:

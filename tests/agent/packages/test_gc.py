@@ -115,3 +115,13 @@ def test_other_environments_keep_what_they_name(folder: Folder) -> None:
     Store(folder.store.folder, "other").write(manifest(part("b"), env="other"))
     sweep(folder.store)
     assert folder.names() == {"a", "b"}
+
+
+def test_an_object_that_is_named_while_it_is_being_swept_stays(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save finds a left object by its name and names it, between the sweep's look and its deed."""
+    folder.state(part("a"), age=0)
+    folder.object("left", age=5)
+    listed = folder.store.objects()
+    monkeypatch.setattr(folder.store, "objects", lambda: folder.state(part("left"), age=0) and listed)
+    assert sweep(folder.store).objects == ()
+    assert folder.names() == {"a", "left"}

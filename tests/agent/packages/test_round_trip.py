@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -389,3 +390,18 @@ def test_what_apt_had_installed_is_said(box: Box, images: Images, tmp_path: Path
     (tmp_path / "other" / "apt-mark").chmod(0o755)
     fresh.more["PATH"] = f"{tmp_path / 'other'}:{fresh.image.environment()['PATH']}"
     assert fresh.restore()["notes"][-1].endswith(": apt-get install ffmpeg")
+
+
+def test_going_back_to_an_older_version_takes_the_archive_that_older_states_have(box: Box, store: Path) -> None:
+    """However old it is: it is neither sent again nor away for a moment, in which an older state would name nothing."""
+    box.install("hello==1.0")
+    box.save()
+    (archive,) = (store / "objects").iterdir()
+    os.utime(archive, (archive.stat().st_mtime - 3 * 86400,) * 2)
+    before = archive.stat()
+    box.install("hello==2.0")
+    box.save()
+    box.install("hello==1.0")
+    assert "; 0 new archives" in box.save()
+    assert (archive.stat().st_ino, archive.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert not (store / ".trash").exists()
